@@ -1,0 +1,270 @@
+"""YAML files to frozen records: what a sweep measures, and the strict loading that every configuration file shares."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
+
+from turbobench.errors import ConfigError
+from turbobench.kvtypes import KV_TYPES, KVPair
+from turbobench.paths import configs_dir
+
+_NOT_SWEEPS = {"pin", "models", "corpora"}
+_FLOATS = {"f32", "f16", "bf16"}
+_COUNTABLE = 10_000_000  # far beyond any context or sample count; keeps a slipped digit from planning a year of work
+
+
+class Strict(BaseModel):
+    """Base of every record that comes from YAML: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+Record = TypeVar("Record", bound=Strict)
+
+
+def _expand_pairs(value: object) -> tuple[KVPair, ...]:
+    """Turn a list of `turbo4`, `q8_0/turbo4` and `{product: {k: […], v: […]}}` into pairs, in the order written.
+
+    What a product repeats is merged; the same pair written out twice is a slip, and an error.
+    """
+    items = value if isinstance(value, (list, tuple)) else [value]
+    written: list[KVPair] = []
+    found: dict[KVPair, None] = {}
+    for item in items:
+        if isinstance(item, Mapping):
+            found.update(dict.fromkeys(_product(item)))
+            continue
+        pair = _parse_pair(item)
+        if pair in written:
+            raise ValueError(f"the pair {pair} is listed twice")
+        written.append(pair)
+        found[pair] = None
+    return tuple(found)
+
+
+def _parse_pair(item: object) -> KVPair:
+    if isinstance(item, KVPair):
+        return item
+    if not isinstance(item, str):
+        raise ValueError(f"a pair is written 'turbo4' or 'q8_0/turbo4', not {item!r}")
+    try:
+        return KVPair.parse(item)
+    except ConfigError as failure:
+        raise ValueError(f"{failure.what} ({failure.hint})") from failure
+
+
+def _product(item: Mapping[object, object]) -> list[KVPair]:
+    sides = item.get("product")
+    if set(item) != {"product"} or not isinstance(sides, Mapping) or set(sides) != {"k", "v"}:
+        raise ValueError("a product is written {product: {k: [types], v: [types]}}")
+    names = {side: [part] if isinstance(part, str) else part for side, part in sides.items()}
+    if not all(isinstance(part, list) and part for part in names.values()):
+        raise ValueError("a product needs at least one type on each side: {product: {k: [types], v: [types]}}")
+    return [_parse_pair(f"{k}/{v}") for k in names["k"] for v in names["v"]]
+
+
+def _known_types(value: object) -> object:
+    """Refuse what is not the name of a quantized cache type, or is named twice."""
+    names = value if isinstance(value, (list, tuple)) else [value]
+    for index, name in enumerate(names):
+        if _parse_pair(name).type_k in _FLOATS:
+            raise ValueError(f"{name} is not quantized, so it has no quantization error to measure")
+        if name in names[:index]:
+            raise ValueError(f"the type {name} is listed twice")
+    return names
+
+
+def _distinct(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len(set(map(str, value))) != len(value):
+        raise ValueError("the same value is listed twice")
+    return value
+
+
+Pairs = Annotated[tuple[KVPair, ...], BeforeValidator(_expand_pairs)]
+Count = Annotated[StrictInt, Field(ge=1, le=_COUNTABLE)]
+Depth = Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)]
+
+
+class SpeedSpec(Strict):
+    """What llama-bench measures: `pp` prompt tokens and `tg` generated tokens at each depth, `rounds` times over.
+
+    A round visits every pair at every depth once, so that drift of the machine meets all pairs alike;
+    `repetitions` are the samples one process takes. `threads` None means as many as the machine has cores.
+    """
+
+    depths: Annotated[tuple[Depth, ...], BeforeValidator(_distinct), Field(min_length=1)] = (0,)
+    pp: Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)] = 512
+    tg: Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)] = 32
+    rounds: Count = 2
+    repetitions: Count = 1
+    threads: Count | None = None
+    pairs: Pairs | None = None
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if self.pp == 0 and self.tg == 0:
+            raise ValueError("pp and tg are both 0: nothing to measure")
+        return self
+
+
+class QualitySpec(Strict):
+    """What llama-perplexity measures: PPL, and KLD against f16 K/V, over `chunks` windows of `n_ctx` tokens.
+
+    `weights` f16 expands the model first: with quantized weights the CPU's activation rounding hides small errors.
+    `floor` also measures f16 against its own 16-bit log-probs. `n_ubatch` 1 or 2 goes through the decode kernels.
+    """
+
+    n_ctx: Annotated[StrictInt, Field(ge=256, le=_COUNTABLE)] = 2048  # fewer: llama-perplexity omits its statistics
+    chunks: Count = 8
+    corpus: str | None = None
+    weights: Literal["f16", "as-is"] = "f16"
+    floor: bool = True
+    keep_base: bool = False
+    n_ubatch: Count = 512
+    threads: Count | None = None
+    pairs: Pairs | None = None
+
+
+class CodecSpec(Strict):
+    """Quantization error of the codecs alone, on `blocks` blocks of 64 Gaussian values."""
+
+    blocks: Count = 65536
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    types: Annotated[tuple[str, ...], BeforeValidator(_known_types), Field(min_length=1)] = tuple(
+        name for name in KV_TYPES if name not in _FLOATS
+    )
+
+
+class SweepSpec(Strict):
+    """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    pairs: Pairs = ()
+    model: str | None = None
+    speed: SpeedSpec | None = None
+    quality: QualitySpec | None = None
+    codec: CodecSpec | None = None
+
+    @model_validator(mode="after")
+    def _has_work(self) -> Self:
+        if self.speed is None and self.quality is None and self.codec is None:
+            raise ValueError("nothing to measure: give at least one of speed, quality, codec")
+        for section, part in (("speed", self.speed), ("quality", self.quality)):
+            if part is not None and not (self.pairs if part.pairs is None else part.pairs):
+                raise ValueError(f"{section} has no K/V pairs: list them under 'pairs'")
+        return self
+
+    @property
+    def speed_pairs(self) -> tuple[KVPair, ...]:
+        return self.pairs if self.speed is None or self.speed.pairs is None else self.speed.pairs
+
+    @property
+    def quality_pairs(self) -> tuple[KVPair, ...]:
+        return self.pairs if self.quality is None or self.quality.pairs is None else self.quality.pairs
+
+
+def load_sweep(ref: str | Path) -> SweepSpec:
+    """Load a sweep by path (`configs/demo.yaml`) or by the bare name of one in `configs/` (`demo`).
+
+    Raises ConfigError naming file, key and the next step.
+    """
+    return load_yaml(_find_sweep(ref), SweepSpec)
+
+
+def _find_sweep(ref: str | Path) -> Path:
+    path = Path(ref).expanduser()
+    # `configs/demo.yaml` also means ours when the tool is installed and started somewhere else.
+    candidates = [path, configs_dir() / f"{ref}.yaml", configs_dir().parent / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.stem for p in configs_dir().glob("*.yaml") if p.stem not in _NOT_SWEEPS)
+    raise ConfigError(f"there is no sweep {ref}" + suggestion(path.stem, known), f"sweeps here: {', '.join(known)}")
+
+
+def load_yaml(path: Path, schema: type[Record]) -> Record:
+    """Read a YAML mapping into a frozen record; raises ConfigError with file, key path and a suggestion."""
+    data = _parse(path)
+    try:
+        return schema.model_validate(data)
+    except ValidationError as failure:
+        problems = [_describe(error, schema) for error in failure.errors()]
+        raise ConfigError(
+            f"{path}: {'; '.join(text for text, _ in problems)}", "; ".join(dict.fromkeys(hint for _, hint in problems))
+        ) from failure
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; a sweep would silently lose its first half."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(path: Path) -> dict[str, object]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ConfigError(f"{path} cannot be read: {failure}", "give a UTF-8 YAML file") from failure
+    except yaml.MarkedYAMLError as failure:
+        mark = failure.problem_mark or failure.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where} is not valid YAML: {failure.problem}", "mend that line") from failure
+    except yaml.YAMLError as failure:
+        raise ConfigError(f"{path} is not valid YAML: {failure}".split("\n")[0], "give a YAML text file") from failure
+    if data is None:
+        raise ConfigError(f"{path} is empty", "see configs/demo.yaml for a complete example")
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"{path} is not a mapping of keys to values", "see configs/demo.yaml for a complete example")
+    return data
+
+
+def _describe(error: Mapping[str, Any], schema: type[Strict]) -> tuple[str, str]:
+    """Reword one pydantic error as (what, hint), each one line."""
+    location = [str(part) for part in error["loc"]]
+    dotted = ".".join(location) or "the file"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(schema, location[:-1])
+        return f"unknown key '{dotted}'{suggestion(location[-1], known)}", f"known keys there: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"'{dotted}' is missing", f"add {location[-1]}: …"
+    reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
+    where = f"'{dotted}' " if reason.startswith("should") else f"'{dotted}': " if location else ""
+    return f"{where}{reason}{given}", "correct the value there"
+
+
+def _fields_at(schema: type[BaseModel], location: list[str]) -> list[str]:
+    """Return the keys that the record at this place of the file takes."""
+    for part in location:
+        nested = _record_in(schema.model_fields[part].annotation) if part in schema.model_fields else None
+        schema = nested or schema
+    return list(schema.model_fields)
+
+
+def _record_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (Union, types.UnionType, dict, list, tuple, Annotated):
+        return next((found for part in typing.get_args(annotation) if (found := _record_in(part))), None)
+    return None
