@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from turbobench.errors import DiskFullError
 
 _PACKAGE_DIR = Path(__file__).resolve().parent
 _CACHE_VARIABLE = "TURBOBENCH_CACHE"
+_SCRATCH = ".part-"
 
 
 def project_dir() -> Path:
@@ -57,6 +60,48 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_dir(parent: Path) -> Iterator[Path]:
+    """Yield a temporary directory inside `parent` (so that a rename into `parent` is atomic); it is always removed.
+
+    What a killed process left behind is removed too.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in parent.glob(f"{_SCRATCH}*"):
+        owner = old.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=parent))
+    try:
+        yield scratch
+    except OSError as failure:
+        raise_if_disk_full(failure, parent)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def require_free(folder: Path, need_bytes: int, what: str) -> None:
+    """Raise DiskFullError, with the figures, unless the disk of `folder` has room for `what`."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need_bytes:
+        raise DiskFullError(
+            f"{what} needs {need_bytes / 1e9:.1f} GB, and {existing} has {free / 1e9:.1f} GB free",
+            f"free some space there, or set {_CACHE_VARIABLE} to a folder on a larger disk",
+        )
 
 
 def raise_if_disk_full(failure: OSError, target: Path) -> None:

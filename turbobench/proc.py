@@ -205,6 +205,8 @@ class _Pump:
             except OSError as failure:
                 raise_if_disk_full(failure, Path(f"the log of {self.process.args!r}"))
                 raise
+        if stream == "stderr":  # git's progress ends its lines so
+            chunk = chunk.replace(b"\r", b"\n")
         *lines, rest = (self._pending[stream] + chunk).split(b"\n")
         if not chunk and rest:  # the stream ended without a last newline
             lines, rest = [rest], b""
