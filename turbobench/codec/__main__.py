@@ -1,0 +1,67 @@
+"""`python -m turbobench.codec emit|check|golden|nmse|train`: keeps the generated files of the codec in step."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+from turbobench.codec import emit, golden
+from turbobench.codec.block import nmse
+from turbobench.codec.tables import CODEBOOKS_PATH, CODEC_NAMES, codec
+from turbobench.paths import atomic_path, kernels_dir
+
+
+def _header_path() -> Path:
+    return kernels_dir() / "common" / emit.HEADER_NAME
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    sys.stdout.write(f"wrote {path}\n")
+
+
+def _check() -> int:
+    path = _header_path()
+    made = emit.header().splitlines(keepends=True)
+    found = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    diff = list(difflib.unified_diff(found, made, str(path), "regenerated"))
+    sys.stdout.writelines(diff or [f"{path.name} is what the codebooks give\n"])
+    return 1 if diff else 0
+
+
+def _nmse(blocks: int) -> None:
+    x = golden.random_blocks(2 * blocks)[:blocks]
+    for name in CODEC_NAMES:
+        sys.stdout.write(f"{name}  {nmse(codec(name), x):.6f}\n")
+
+
+def main() -> int:
+    """Run one of the verbs; the exit code is 1 where `check` finds a difference."""
+    parser = argparse.ArgumentParser(prog="python -m turbobench.codec", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("emit", help="write the C tables")
+    verbs.add_parser("check", help="exit 1 where the C tables are not what the codebooks give")
+    verbs.add_parser("golden", help="write the golden vectors").add_argument("path", type=Path)
+    verbs.add_parser("nmse", help="NMSE on Gaussian blocks").add_argument("--blocks", type=int, default=16384)
+    verbs.add_parser("train", help="train the codebooks and the search anew (minutes)")
+    options = parser.parse_args()
+    if options.verb == "emit":
+        _write(_header_path(), emit.header().encode())
+    elif options.verb == "check":
+        return _check()
+    elif options.verb == "golden":
+        _write(options.path, golden.golden_file())
+    elif options.verb == "nmse":
+        _nmse(options.blocks)
+    else:
+        from turbobench.codec import train  # noqa: PLC0415 - only needed by the rare verb that takes minutes
+
+        _write(CODEBOOKS_PATH, train.codebooks_json().encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
