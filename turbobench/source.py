@@ -161,7 +161,7 @@ def _without_git(top: Path) -> Callable[[str, list[str]], list[str]]:
 
 
 def _fetch_by_git(url: str, commit: str, into: Path, *, any_commit: bool = False) -> None:
-    """Fetch one commit; with `any_commit`, a mirror that lacks it gives its HEAD instead (whose tree is then judged)."""
+    """Fetch one commit; with `any_commit`, a mirror that lacks it gives its HEAD instead, whose tree is then judged."""
     git = Git.at(into)
     git.init()
     probe = git.run("ls-remote", url, "HEAD", timeout_s=_PROBE_TIMEOUT_S, user_config=True)
@@ -193,7 +193,9 @@ def _fetch_by_sdist(requirement: str, into: Path) -> None:
         try:
             _unpack(archive, into)
         except (tarfile.TarError, EOFError) as failure:
-            raise SourceError(f"package {requirement}: {archive.name} cannot be read: {failure}", "try again") from failure
+            raise SourceError(
+                f"package {requirement}: {archive.name} cannot be read: {failure}", "try again"
+            ) from failure
 
 
 def _unpack(archive: Path, into: Path) -> None:
