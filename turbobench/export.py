@@ -1,4 +1,4 @@
-"""The way back: the commits of a patched tree -> `patches/` and `ggml_kernels/`, byte for byte where nothing changed."""
+"""The way back: commits of a patched tree -> `patches/` and `ggml_kernels/`, byte for byte where nothing changed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _patch_of(git: Git, commit: str, files: list[kernels.KernelFile]) -> PatchFi
     if patch is None or not patch.endswith(".patch") or patch.startswith("/") or ".." in patch:
         raise StackError(
             f"commit {commit[:10]} ({subject}) has no 'Patch: subsystem/name.patch' trailer",
-            f"name it: git -C {git.work_tree} commit --amend --trailer 'Patch: cpu/NAME.patch' (rebase -i for an older one)",
+            f"name it: git -C {git.work_tree} commit --amend --no-edit --trailer 'Patch: cpu/NAME.patch'",
         )
     if any(line == "---" or line.startswith(("diff -", "Index: ")) for line in message.splitlines()):
         raise StackError(f"the message of commit {commit[:10]} has a line that looks like a diff", "reword that line")

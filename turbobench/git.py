@@ -9,6 +9,7 @@ from pathlib import Path
 
 from turbobench import proc
 from turbobench.errors import DiskFullError, ToolchainError
+from turbobench.toolchain import install_hint
 
 # Where a commit's date or name is not the point, it is fixed, so that equal trees are equal commits.
 FIXED_DATE = "2026-10-01T00:00:00+00:00"
@@ -52,7 +53,7 @@ class Git:
         user_config: bool = False,
         on_line: Callable[[str], None] | None = None,
     ) -> proc.Completed:
-        """Run a git command to its end, whatever it returns; raises ToolchainError without git, DiskFullError on ENOSPC.
+        """Run a git command to its end, whatever it returns; ToolchainError without git, DiskFullError on ENOSPC.
 
         `user_config` lets the user's configuration in: proxies and mirrors, for the commands that use the network.
         """
@@ -132,8 +133,6 @@ def reason(completed: proc.Completed) -> str:
 
 def _raise_for_environment(completed: proc.Completed) -> None:
     if completed.returncode == 127:
-        from turbobench.toolchain import install_hint  # late: toolchain is only needed for this message
-
         raise ToolchainError("git is not installed", install_hint("git"))
     if not completed.ok and any("No space left on device" in line for line in completed.tail):
         raise DiskFullError(

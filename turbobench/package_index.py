@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,11 @@ _UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
 _SAMPLE_S = 0.25
 
 
-def download(requirement: str, into: Path, *, source: bool = False) -> Path:
+def download(requirement: str, into: Path, *, source: bool = False, options: Sequence[str] = ()) -> Path:
     """Download `requirement` (name==version), without its dependencies, into the empty directory `into`.
 
-    With `source` it is the source package, otherwise a wheel. Returns the one file; FetchError with pip's reason.
+    With `source` it is the source package, otherwise a wheel; `options` go to pip, for instance to name the platform
+    of the wheel. Returns the one file; FetchError with pip's reason.
     """
     name = requirement.partition("==")[0]
     kind = ("--no-binary", name) if source else ("--only-binary", name)
@@ -32,7 +33,7 @@ def download(requirement: str, into: Path, *, source: bool = False) -> Path:
     argv = (sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input")
     with console.progress(download=True) as display:
         task = display.add_task(requirement, total=None)
-        command = proc.Command(argv=(*argv, *kind, "--dest", into, requirement), env={"TMPDIR": str(scratch)})
+        command = proc.Command(argv=(*argv, *kind, *options, "--dest", into, requirement), env={"TMPDIR": str(scratch)})
         with _growth_shown(scratch, display, task):
             ended = proc.run(command, on_line=lambda line: _announce(line, display, task))
     if not ended.ok:

@@ -105,7 +105,7 @@ def _by_network(pin: Pin) -> None:
 
 
 def _from(pin: Pin, route: Callable[[Path], None], name: str) -> None:
-    """Fill a temporary directory by `route`, check its tree id, and put it into the cache as a one-commit repository."""
+    """Fill a temporary directory by `route`, check its tree id, put it into the cache as a one-commit repository."""
     target = _cache_path(pin)
     with paths.scratch_dir(target.parent) as temporary:
         files = temporary / "files"

@@ -128,7 +128,7 @@ def check(source: SourceTree, *, stack: Stack | None = None) -> str:
 
 
 def tree_at(path: Path) -> PatchedTree:
-    """Return the patched tree that `apply` made at `path`, as it is committed; StackError for a foreign or dirty one."""
+    """Return the patched tree that `apply` made at `path`, as committed; StackError for a foreign or dirty one."""
     git = _ours(path)
     _refuse_dirty(git)
     return PatchedTree(

@@ -1,0 +1,43 @@
+"""`turbobench build`: compile the patched tree for a backend, and prove that it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from turbobench import backends, console
+from turbobench.build import DEFAULT_TARGETS, MORE_TARGETS, build
+from turbobench.commands.apply import DirOption
+from turbobench.commands.fetch import SourceOption
+from turbobench.errors import ConfigError
+from turbobench.smoke import smoke
+from turbobench.source import fetch, load_pin
+from turbobench.stack import apply
+
+_GROUPS = ",".join(MORE_TARGETS)
+
+
+def command(
+    *,
+    backend: Annotated[str, typer.Option(help="Backend to build for.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Compile jobs at once.")] = None,
+    with_: Annotated[str, typer.Option("--with", metavar=_GROUPS, help="Build these too, or 'all'.")] = "",
+    directory: DirOption = None,
+    source: SourceOption = None,
+) -> None:
+    """Build the patched llama.cpp, and smoke-test it with every cache type."""
+    backends.get(backend)  # a misspelt name is told before anything is downloaded
+    targets = _targets(with_)
+    tree = apply(fetch(load_pin(), source=source), into=directory)
+    made = build(tree, backend, smoke=smoke, jobs=jobs, targets=targets)
+    console.done(f"{backend} build {made.id} of tree {made.tree_id[:12]}, {made.compiler}")
+    console.out.print(str(made.bin_dir))
+
+
+def _targets(groups: str) -> tuple[str, ...]:
+    names = list(MORE_TARGETS) if groups == "all" else [name for part in groups.split(",") if (name := part.strip())]
+    for name in names:
+        if name not in MORE_TARGETS:
+            raise ConfigError(f"unknown group {name!r} for --with", f"known groups: {_GROUPS}, all")
+    return (*DEFAULT_TARGETS, *(target for name in names for target in MORE_TARGETS[name]))
