@@ -80,8 +80,8 @@ static inline float turbo_sum_total(turbo_sum s) {
 static inline turbo_sum turbo_sum_add(turbo_sum sum, turbo_entries t, float d, const block_q8_0 * y) {
     for (int h = 0; h < 2; ++h) {
         const __m256i q   = _mm256_loadu_si256((const __m256i *) y[h].qs);
-        // |t| * (q with the sign of t); 2*127*127 fits int16
-        const __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(t.v[h]), _mm256_sign_epi8(q, t.v[h])), _mm256_set1_epi16(1));
+        // |q| * (t with the sign of q): t is never -128, and 2*128*127 fits int16
+        const __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(t.v[h], q)), _mm256_set1_epi16(1));
         sum = _mm256_fmadd_ps(_mm256_set1_ps(d * turbo_half_to_float(y[h].d)), _mm256_cvtepi32_ps(dot), sum);
     }
     return sum;

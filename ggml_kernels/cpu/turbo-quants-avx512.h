@@ -66,8 +66,9 @@ static inline turbo_sum turbo_sum_add(turbo_sum sum, turbo_entries t, float d, c
     const __m512i dot  = _mm512_sub_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(t, half), q),
                                           _mm512_dpbusd_epi32(_mm512_setzero_si512(), half, q));
 #else
-    const __m512i sq  = _mm512_mask_sub_epi8(q, _mm512_movepi8_mask(t), _mm512_setzero_si512(), q);
-    const __m512i dot = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_abs_epi8(t), sq), _mm512_set1_epi16(1));
+    // |q| * (t with the sign of q): t is never -128, and 2*128*127 fits int16
+    const __m512i st  = _mm512_mask_sub_epi8(t, _mm512_movepi8_mask(q), _mm512_setzero_si512(), t);
+    const __m512i dot = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_abs_epi8(q), st), _mm512_set1_epi16(1));
 #endif
     const __m512 scale = _mm512_insertf32x8(_mm512_set1_ps(d * turbo_half_to_float(y[0].d)),
                                             _mm256_set1_ps(d * turbo_half_to_float(y[1].d)), 1);

@@ -78,7 +78,7 @@ static inline int32x4_t turbo_dot16(int32x4_t sum, int8x16_t a, int8x16_t b) {
 #if defined(__ARM_FEATURE_DOTPROD)
     return vdotq_s32(sum, a, b);
 #else
-    // 2*127*127 fits int16
+    // 2*128*127 fits int16
     return vpadalq_s16(sum, vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vget_high_s8(a), vget_high_s8(b)));
 #endif
 }

@@ -44,10 +44,11 @@ static int turbo_load_block(const float * x, int16_t * q, struct turbo_found * f
     return 1;
 }
 
+// how many of the ascending bounds[1..levels-1] are below v
 static inline int turbo_code(int v, const int16_t * bounds, int levels) {
     int code = 0;
-    for (int i = 1; i < levels; ++i) {
-        code += v > bounds[i];
+    for (int step = levels/2; step > 0; step /= 2) {
+        code += v > bounds[code + step] ? step : 0;
     }
     return code;
 }
