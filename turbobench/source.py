@@ -7,13 +7,14 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import yaml
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 
 from turbobench import console, package_index, paths
-from turbobench.errors import ConfigError, FetchError, SourceError
+from turbobench.config import Strict, load_yaml
+from turbobench.errors import FetchError, SourceError
 from turbobench.git import Git, reason
 
 _VENDORED = "vendor/llama.cpp"
@@ -22,14 +23,14 @@ _FETCH_TIMEOUT_S = 900.0
 _NEEDED_BYTES = 700 << 20  # sdist, its unpacked tree, and git's objects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
+ObjectId = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class Pin(Strict):
     """The commit that everything is measured on. `tree` decides; `url` and `sdist` (a requirement) are two routes."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic, which wants a plain dict
-
-    commit: str
-    tree: str
+    commit: ObjectId
+    tree: ObjectId
     url: str
     sdist: str
 
@@ -45,11 +46,7 @@ class SourceTree:
 
 def load_pin(path: Path | None = None) -> Pin:
     """Read `configs/pin.yaml` (or `path`); ConfigError if it is not a pin."""
-    path = path or paths.configs_dir() / "pin.yaml"
-    try:
-        return TypeAdapter(Pin).validate_python(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as failure:
-        raise ConfigError(f"{path} is not a pin: {failure}", "it needs commit, tree, url and sdist") from failure
+    return load_yaml(path or paths.configs_dir() / "pin.yaml", Pin)
 
 
 def cached(pin: Pin) -> SourceTree | None:

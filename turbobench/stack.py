@@ -95,7 +95,7 @@ def apply(source: SourceTree, *, into: Path | None = None, stack: Stack | None =
     no tree of ours; the tree is then as it was.
     """
     stack = stack or load_stack()
-    target = (into or paths.cache_dir() / "patched" / f"{source.tree_id[:12]}-{stack.digest()}").absolute()
+    target = (into or default_place(source, stack)).absolute()
     locks = paths.cache_dir() / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"tree-{hashlib.sha256(os.fsencode(target)).hexdigest()[:16]}.lock"):
@@ -113,6 +113,11 @@ def apply(source: SourceTree, *, into: Path | None = None, stack: Stack | None =
                     target.rmdir()
                 git.work_tree.rename(target)
     return tree_at(target)
+
+
+def default_place(source: SourceTree, stack: Stack) -> Path:
+    """Return where `apply` puts this stack in the cache."""
+    return paths.cache_dir() / "patched" / f"{source.tree_id[:12]}-{stack.digest()}"
 
 
 def check(source: SourceTree, *, stack: Stack | None = None) -> str:

@@ -18,6 +18,7 @@ from turbobench.errors import ToolchainError
 Version = tuple[int, ...]
 
 _NINJA_MINIMUM: Version = (1, 10)
+PINNED_CMAKE_MINIMUM: Version = (3, 14)  # of the pinned tree, for when it is not here to be read
 _CMAKE_MINIMUM = re.compile(r"cmake_minimum_required\(VERSION (\d+)\.(\d+)")
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 _COMPILERS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"))
