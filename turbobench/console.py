@@ -61,5 +61,5 @@ def progress(*, download: bool = False, extra: ProgressColumn | None = None) -> 
     ]
     if extra is not None:
         columns.append(extra)
-    with Progress(*columns, console=err, transient=True) as display:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as display:
         yield display
