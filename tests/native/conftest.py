@@ -32,9 +32,7 @@ _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
 
 VARIANTS = (
     Variant(name="generic", isa="generic"),
-    Variant(
-        name="avx2", isa="avx2", flags=("-mavx2", "-mfma", "-mf16c"), cpu_flags=("avx2", "fma", "f16c")
-    ),
+    Variant(name="avx2", isa="avx2", flags=("-mavx2", "-mfma", "-mf16c"), cpu_flags=("avx2", "fma", "f16c")),
     Variant(
         name="avx512",
         isa="avx512",

@@ -97,7 +97,7 @@ def _half_with_book(scale: Floats, book: npt.NDArray[np.int32]) -> npt.NDArray[n
 
 def _pack(codec: Codec, codes: Bytes) -> Bytes:
     if codec.bits == 4:
-        return codes[:, :32] | codes[:, 32:] << 4
+        return (codes[:, :32] | codes[:, 32:] << 4).astype(np.uint8)
     group = codes.reshape(-1, 4, 16)
     low = np.zeros((len(codes), 16), np.uint8)
     high = np.zeros((len(codes), 8), np.uint8)

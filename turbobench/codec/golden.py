@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from turbobench.codec.block import quantize
-from turbobench.codec.tables import BLOCK, CODEC_NAMES, codec
+from turbobench.codec.tables import BLOCK, codec
 
 GOLDEN_SEED = 20261001
 
@@ -43,5 +43,6 @@ def golden_file() -> bytes:
     """Return the golden vectors as the bytes of an .npz: the input `x`, and the codes of each type."""
     x = np.concatenate([random_blocks(64), extreme_blocks()])
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, x=x, **{name: quantize(codec(name), x) for name in CODEC_NAMES})
+    turbo3, turbo4 = quantize(codec("turbo3"), x), quantize(codec("turbo4"), x)
+    np.savez_compressed(buffer, x=x, turbo3=turbo3, turbo4=turbo4)
     return buffer.getvalue()

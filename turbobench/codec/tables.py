@@ -58,9 +58,10 @@ class Codec:
         return 2 + BLOCK * self.bits // 8
 
     def thresholds(self, candidate: Candidate) -> npt.NDArray[np.int16]:
-        """Return the levels-1 bounds between codes in int16 search units; a value takes the code = how many it exceeds."""
+        """Return the levels-1 bounds between codes, in search units; a value's code is how many are below it."""
         book = self.books[candidate.book].astype(np.int64)
-        return ((book[1:] + book[:-1]) * candidate.span // (2 * 127)).astype(np.int16)
+        bounds: npt.NDArray[np.int64] = (book[1:] + book[:-1]) * candidate.span // (2 * 127)
+        return bounds.astype(np.int16)
 
 
 @cache
