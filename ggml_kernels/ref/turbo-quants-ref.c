@@ -44,13 +44,19 @@ static int turbo_load_block(const float * x, int16_t * q, struct turbo_found * f
     return 1;
 }
 
-// how many of the ascending bounds[1..levels-1] are below v
-static inline int turbo_code(int v, const int16_t * bounds, int levels) {
-    int code = 0;
-    for (int step = levels/2; step > 0; step /= 2) {
-        code += v > bounds[code + step] ? step : 0;
+// code of each value = how many bounds are below it; bounds[0] is unused. Plain loops that any compiler vectorizes:
+// a search in the bounds is slower, its branches being coin tosses.
+static void turbo_codes(const int16_t * q, int flip, const int16_t * bounds, int levels, int16_t * code) {
+    int16_t v[QK_TURBO];
+    for (int j = 0; j < QK_TURBO; ++j) {
+        v[j]    = flip ? (int16_t) -q[j] : q[j];
+        code[j] = 0;
     }
-    return code;
+    for (int i = 1; i < levels; ++i) {
+        for (int j = 0; j < QK_TURBO; ++j) {
+            code[j] = (int16_t) (code[j] + (v[j] > bounds[i]));
+        }
+    }
 }
 
 // Best candidate of the scale search. Row c of `bounds` is [unused, bound of code 1, ..., bound of the last code].
@@ -61,14 +67,16 @@ static void turbo_search(const int16_t * q, int levels, const int16_t * bounds, 
     f->energy = 1;
     for (int c = 0; c < TURBO_SEARCH; ++c) {
         const int8_t * values = kvalues + book[c]*levels;
+        int16_t code[QK_TURBO];
+        turbo_codes(q, flip[c], bounds + c*levels, levels, code);
         int32_t dot    = 0;
         int32_t energy = 0;
         for (int j = 0; j < QK_TURBO; ++j) {
-            const int v = flip[c] ? -q[j] : q[j];
-            const int t = values[turbo_code(v, bounds + c*levels, levels)];
-            dot    += v*t;
+            const int t = values[code[j]];
+            dot    += q[j]*t;
             energy += t*t;
         }
+        dot = flip[c] ? -dot : dot;
         if (turbo_is_better(dot, energy, f)) {
             f->index  = c;
             f->dot    = dot;
@@ -88,12 +96,12 @@ void quantize_row_turbo3_ref(const float * GGML_RESTRICT x, block_turbo3 * GGML_
         }
         turbo_search(q, 8, &turbo3_search_bounds[0][0], turbo3_search_book, turbo3_search_flip, &kvalues_turbo3[0][0], &f);
         const int flip = turbo3_search_flip[f.index];
+        int16_t code[QK_TURBO];
+        turbo_codes(q, flip, turbo3_search_bounds[f.index], 8, code);
         for (int c = 0; c < 4; ++c) {
             for (int i = 0; i < 16; ++i) {
-                const int v    = q[16*c + i];
-                const int code = turbo_code(flip ? -v : v, turbo3_search_bounds[f.index], 8);
-                y[ib].qs[i]     |= (uint8_t) ((code & 3)  << 2*c);
-                y[ib].qh[i & 7] |= (uint8_t) ((code >> 2) << turbo3_high_bit(c, i));
+                y[ib].qs[i]     |= (uint8_t) ((code[16*c + i] & 3)  << 2*c);
+                y[ib].qh[i & 7] |= (uint8_t) ((code[16*c + i] >> 2) << turbo3_high_bit(c, i));
             }
         }
         y[ib].d = turbo_half_with_book(GGML_FP32_TO_FP16(turbo_found_scale(&f)), turbo3_search_book[f.index], flip ^ f.negative);
@@ -111,9 +119,10 @@ void quantize_row_turbo4_ref(const float * GGML_RESTRICT x, block_turbo4 * GGML_
         }
         turbo_search(q, 16, &turbo4_search_bounds[0][0], turbo4_search_book, turbo4_search_flip, &kvalues_turbo4[0][0], &f);
         const int flip = turbo4_search_flip[f.index];
-        for (int j = 0; j < QK_TURBO; ++j) {
-            const int code = turbo_code(flip ? -q[j] : q[j], turbo4_search_bounds[f.index], 16);
-            y[ib].qs[j & 31] |= (uint8_t) (code << (j < 32 ? 0 : 4));
+        int16_t code[QK_TURBO];
+        turbo_codes(q, flip, turbo4_search_bounds[f.index], 16, code);
+        for (int i = 0; i < QK_TURBO/2; ++i) {
+            y[ib].qs[i] = (uint8_t) (code[i] | code[i + QK_TURBO/2] << 4);
         }
         y[ib].d = turbo_half_with_book(GGML_FP32_TO_FP16(turbo_found_scale(&f)), turbo4_search_book[f.index], flip ^ f.negative);
     }
