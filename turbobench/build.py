@@ -140,14 +140,14 @@ def _until_it_runs(tree: PatchedTree, backend: str, smoke: Callable[[Path], None
             f"-DLLAMA_BUILD_COMMIT={tree.base_commit[:9]}",
             *module.cmake_flags(work.tools.compiler),
         )
-        for note in module.notes():
+        for note in module.notes(work.tools.compiler):
             console.step(note)
         _compile(tree, backend, flags, work)
         console.step("smoke test: decoding with every cache type")
         try:
             smoke(work.folder / "bin")
         except CommandError as crash:
-            remedy = module.remedy(crash.completed)
+            remedy = module.remedy(crash.completed, work.tools.compiler)
             if remedy is None:
                 raise BuildError(
                     f"the {backend} build compiles, but does not work: {crash.what}", crash.hint
@@ -199,7 +199,7 @@ def _stamp(tree: PatchedTree, backend: str, flags: tuple[str, ...], compiler: Co
         cmake_flags=named,
         compiler=compiler.version,
         cpu=this_machine().cpu,
-        notes=backends.get(backend).notes(),
+        notes=backends.get(backend).notes(compiler),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with paths.atomic_path(folder / _STAMP) as temporary:

@@ -162,9 +162,10 @@ def _backends() -> Iterator[Finding]:
             yield Finding(name=label, value=reason, status=Status.ABSENT)
             continue
         built = _built(name)
-        value = "; ".join((*module.devices(), *module.notes()))
+        value = "; ".join(module.devices())
         if built:
-            yield Finding(name=label, value=f"{value}; build {built.id} of {built.built_at}")
+            value = "; ".join((value, f"build {built.id} of {built.built_at}", *built.notes))
+            yield Finding(name=label, value=value)
         else:
             mend = f"turbobench build --backend {name}"
             yield Finding(name=label, value=f"{value}; not built yet", status=Status.ABSENT, mend=mend)

@@ -20,13 +20,13 @@ class Backend(Protocol):
     def cmake_flags(self, compiler: Compiler) -> tuple[str, ...]:
         """Return the flags that select it and suit this machine; may compile and run a small probe, once."""
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, compiler: Compiler) -> tuple[str, ...]:
         """Return what a reader of results must know about how it is built here."""
 
     def devices(self) -> tuple[str, ...]:
         """Name the devices that it would compute on."""
 
-    def remedy(self, crash: Completed) -> str | None:
+    def remedy(self, crash: Completed, compiler: Compiler) -> str | None:
         """After a crash of the smoke test, change what `cmake_flags` says and tell how; None if nothing can be done."""
 
 
