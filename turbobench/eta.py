@@ -1,0 +1,90 @@
+"""How long the rest of a sweep takes: a cost model fitted from the jobs that are finished. Pure.
+
+A job's wall time is about a fixed cost, plus tokens, plus tokens times the context they attend to. The three weights of
+each kind start from those of the reference machine (2 cores, SmolLM2-135M) and move to this machine's as jobs end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+JobKind = Literal["speed-prefill", "speed-decode", "quality-prefill", "quality-decode", "nmse"]
+
+# Seconds: fixed, for each token, for each token and 1000 tokens of its context.
+_PRIOR: dict[JobKind, tuple[float, float, float]] = {
+    "speed-prefill": (1.0, 0.006, 0.002),
+    "speed-decode": (0.0, 0.016, 0.008),
+    "quality-prefill": (2.0, 0.006, 0.002),
+    "quality-decode": (2.0, 0.020, 0.008),
+    "nmse": (2.0, 0.0, 0.0),
+}
+# How strongly the prior holds against finished jobs: about one job's worth.
+_PRIOR_WEIGHT = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Tokens that a job evaluates, and the sum over them of the tokens each attends to."""
+
+    kind: JobKind
+    tokens: float
+    token_contexts: float
+
+    @classmethod
+    def of(cls, kind: JobKind, spans: Iterable[tuple[int, int]]) -> Work:
+        """Add up spans of (first position, tokens)."""
+        tokens = contexts = 0.0
+        for start, count in spans:
+            tokens += count
+            contexts += count * (start + count / 2)
+        return cls(kind=kind, tokens=tokens, token_contexts=contexts)
+
+
+class EtaModel:
+    """Predicts wall times; `scale` is the model's size relative to the reference's."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self._scale = scale
+        self._kinds = list(_PRIOR)
+        self._prior = np.array([weight * scale for kind in self._kinds for weight in _PRIOR[kind]])
+        self._rows: list[npt.NDArray[np.float64]] = []
+        self._walls: list[float] = []
+        self._weights = self._prior
+
+    def observe(self, works: Iterable[Work], wall_s: float) -> None:
+        """Learn from a finished job that did `works` one after the other."""
+        if wall_s <= 0:
+            return
+        self._rows.append(self._features(works))
+        self._walls.append(wall_s)
+        self._fit()
+
+    def predict(self, works: Iterable[Work]) -> float:
+        """Return the expected wall time in seconds, never less than a tenth of a second."""
+        return max(0.1, float(self._features(works) @ self._weights))
+
+    def _features(self, works: Iterable[Work]) -> npt.NDArray[np.float64]:
+        row = np.zeros(3 * len(self._kinds))
+        for work in works:
+            at = 3 * self._kinds.index(work.kind)
+            row[at : at + 3] += (1.0, work.tokens, work.token_contexts / 1000)
+        return row
+
+    def _fit(self) -> None:
+        """Least squares of relative errors, with the prior as one pseudo-job for each weight (ridge)."""
+        walls = np.array(self._walls)
+        jobs = np.array(self._rows) / walls[:, None]
+        used = self._prior > 0
+        # In units of the prior, so that one strength fits all weights; the median speed-up moves the prior first.
+        ratio = float(np.median(walls / np.maximum(np.array(self._rows) @ self._prior, 1e-9)))
+        prior = self._prior[used] * ratio
+        system = np.vstack([jobs[:, used] * prior, _PRIOR_WEIGHT * np.eye(int(used.sum()))])
+        target = np.concatenate([np.ones(len(walls)), np.full(int(used.sum()), _PRIOR_WEIGHT)])
+        solution = np.linalg.lstsq(system, target, rcond=None)[0]
+        self._weights = np.zeros_like(self._prior)
+        self._weights[used] = np.maximum(solution, 0.0) * prior

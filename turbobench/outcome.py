@@ -1,0 +1,65 @@
+"""How a cell ended: measured, failed or skipped, each with what the table and the next step need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from turbobench.placement import Observed, Verdict
+from turbobench.programs.perplexity import QualityStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Wall times of the repetitions of one test in one process."""
+
+    n_tokens: int
+    n_threads: int
+    samples_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perplexity:
+    """Plain perplexity with its standard error."""
+
+    ppl: float
+    ppl_err: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nmse:
+    """Sum of squared errors over sum of squares, after quantizing and dequantizing by the build's own code."""
+
+    nmse: float
+    n_values: int
+
+
+Measurement = Speed | Perplexity | QualityStats | Nmse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A measurement, with what really ran (`observed` None where no log can show it)."""
+
+    measurement: Measurement
+    observed: Observed | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A failure: `ending` is the exit code or signal in words, `log` a path below the cache, `hint` the next step."""
+
+    reason: str
+    ending: str
+    log: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A cell that cannot run at all on this model, and why."""
+
+    reason: str
+
+
+Outcome = Measured | Failed | Skipped

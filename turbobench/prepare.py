@@ -1,0 +1,128 @@
+"""Everything a sweep needs before its first cell: source, patched tree, build, model, text; each said, and cached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from turbobench import backends, console
+from turbobench.build import Build, build, find_build
+from turbobench.config import SweepSpec
+from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
+from turbobench.machine import this_machine
+from turbobench.model import ModelFacts, read_facts
+from turbobench.models import resolve_model
+from turbobench.smoke import smoke
+from turbobench.source import fetch, load_pin
+from turbobench.stack import PatchedTree, apply
+from turbobench.sweep import Prepared
+from turbobench.weights import expand_to_f16
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for on the command line. `None` takes the default."""
+
+    spec: SweepSpec
+    model: str | None = None
+    backend: str = "cpu"
+    source: str | None = None
+
+
+def prepare(request: Request) -> Prepared:
+    """Run the stages in the order in which they fail fastest; raises the error of the stage that fails."""
+    spec = request.spec
+    backends.get(request.backend)
+    model, corpus = inputs(request)
+    made = _build(patched_tree(request), request.backend)
+    quality_model = model.path
+    if spec.quality is not None and spec.quality.weights == "f16":
+        quality_model = _stage(
+            "f16 weights", lambda: expand_to_f16(model, made.program("llama-quantize")), lambda path: path
+        )
+    return Prepared(
+        spec=spec, build=made, model=model, quality_model=quality_model, corpus=corpus, machine=this_machine()
+    )
+
+
+def preview(request: Request) -> Prepared:
+    """Return what `prepare` would, without compiling or expanding anything: enough to plan, and not to run.
+
+    Where there is no build yet its id is `unbuilt`, and the cell ids are not those that a run will have.
+    """
+    backends.get(request.backend)
+    model, corpus = inputs(request)
+    tree = patched_tree(request)
+    found = find_build(tree, request.backend)
+    if found is None:
+        console.warn("there is no build yet, so the cell ids are not final; 'turbobench build' makes one")
+        found = _unbuilt(tree, request.backend)
+    return Prepared(
+        spec=request.spec,
+        build=found,
+        model=model,
+        quality_model=model.path,
+        corpus=corpus,
+        machine=this_machine(),
+    )
+
+
+def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
+    """Return the model's facts and the text, if the sweep reads one; raises ModelError, CorpusError, FetchError."""
+    spec = request.spec
+    ref = request.model if request.model is not None else spec.model
+    path = _stage("model", lambda: resolve_model(ref), lambda found: found)
+    facts = read_facts(path)
+    if spec.quality is None:
+        return facts, None
+    wanted = spec.quality
+    corpus = _stage("text", lambda: resolve_corpus(wanted.corpus), lambda found: found.path)
+    check_long_enough(corpus, n_ctx=wanted.n_ctx, chunks=wanted.chunks)
+    return facts, corpus
+
+
+def patched_tree(request: Request) -> PatchedTree:
+    """Return the pinned source with the stack and the kernels in."""
+    source = _stage("source", lambda: fetch(load_pin(), source=request.source), lambda tree: tree.path)
+    return _stage("patched tree", lambda: apply(source), lambda tree: tree.path)
+
+
+def _build(tree: PatchedTree, backend: str) -> Build:
+    found = find_build(tree, backend)
+    # `build` goes through its own checks also when there is one: a program may have been removed since.
+    made = build(tree, backend, smoke=smoke)
+    _say("build", made.id, cached=found is not None and found.built_at == made.built_at)
+    return made
+
+
+def _unbuilt(tree: PatchedTree, backend: str) -> Build:
+    return Build(
+        id="unbuilt",
+        backend=backend,
+        tree_id=tree.tree_id,
+        base_commit=tree.base_commit,
+        bin_dir=tree.path,
+        cmake_flags=(),
+        compiler="",
+        cpu="",
+        notes=(),
+        built_at="",
+    )
+
+
+def _stage(name: str, work: Callable[[], Value], path_of: Callable[[Value], Path]) -> Value:
+    started = time.time()
+    value = work()
+    path = path_of(value)
+    # A file or folder that came into place during the stage has a younger change time than the stage.
+    _say(name, path.name, cached=path.stat().st_ctime < started - 0.01)
+    return value
+
+
+def _say(name: str, what: str, *, cached: bool) -> None:
+    console.done(f"{name}: {what}" + (" (cached)" if cached else ""))

@@ -1,0 +1,131 @@
+"""A result set as a person reads it: in the terminal, as Markdown for Reddit and GitHub, and as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from turbobench.errors import StoreError
+from turbobench.paths import atomic_path
+from turbobench.store import RECORDS, read
+from turbobench.tables import Table, all_tables
+from turbobench.tidy import ResultSet, frame, last_sweep, rows
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A result set with its tables, and the provenance as (name, value) pairs."""
+
+    result_set: ResultSet
+    tables: tuple[Table, ...]
+    provenance: tuple[tuple[str, str], ...]
+
+
+def load(folder: Path) -> Report:
+    """Read a result set and make its tables; raises StoreError when there is none."""
+    if not (folder / RECORDS).is_file():
+        raise StoreError(f"{folder} holds no {RECORDS}", "make a result set with 'turbobench run configs/demo.yaml'")
+    result_set = last_sweep(read(folder / RECORDS))
+    return Report(
+        result_set=result_set, tables=tuple(all_tables(rows(result_set))), provenance=tuple(_provenance(result_set))
+    )
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write `tidy.csv` and `report.md` into the set, each whole or not at all; returns the report's path."""
+    with atomic_path(folder / "tidy.csv") as temporary:
+        temporary.write_text(csv(report), encoding="utf-8")
+    path = folder / "report.md"
+    with atomic_path(path) as temporary:
+        temporary.write_text(markdown(report), encoding="utf-8")
+    return path
+
+
+def csv(report: Report) -> str:
+    """Return every measurement unrounded, one a row."""
+    return str(frame(report.result_set).to_csv(index=False, lineterminator="\n"))
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown that needs no HTML: pipe tables, lists, code spans."""
+    import jinja2  # noqa: PLC0415 - only a written report needs it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=False,  # noqa: S701 - the output is Markdown
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["markdown"] = _pipe_table
+    spec = report.result_set.provenance["spec"]
+    text = environment.get_template("report.md.j2").render(
+        title=f"{report.result_set.header['set']}: K/V cache types in llama.cpp",
+        lead=spec["description"] or f"The sweep `{spec['name']}`.",
+        tables=report.tables,
+        provenance=report.provenance,
+    )
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
+
+
+def terminal(report: Report) -> list[RichTable | str]:
+    """Return what to print, in order: rich tables, and lines of text between them."""
+    from rich.table import Table as RichTable  # noqa: PLC0415 - named like ours
+
+    parts: list[RichTable | str] = []
+    for table in report.tables:
+        shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for header, align in zip(table.headers, table.aligns, strict=True):
+            shown.add_column(header, justify=align, no_wrap=header != "reason", header_style="dim")
+        for row in table.rows:
+            shown.add_row(*row)
+        parts += ["", shown, *table.notes]
+    return [*parts, "", *(f"{name}: {value}" for name, value in report.provenance)]
+
+
+def _pipe_table(table: Table) -> str:
+    """Render a pipe table whose source is aligned too, so that it reads well where Markdown is not rendered."""
+    body = [table.headers, *table.rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in body]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.headers))]
+    rule = [("-" * (w - 1) + ":") if a == "right" else "-" * w for w, a in zip(widths, table.aligns, strict=True)]
+    lines = [_pipe_row(cells[0], widths, table.aligns), "| " + " | ".join(rule) + " |"]
+    return "\n".join([*lines, *(_pipe_row(row, widths, table.aligns) for row in cells[1:])])
+
+
+def _pipe_row(cells: Sequence[str], widths: Sequence[int], aligns: Sequence[str]) -> str:
+    padded = [c.rjust(w) if a == "right" else c.ljust(w) for c, w, a in zip(cells, widths, aligns, strict=True)]
+    return "| " + " | ".join(padded) + " |"
+
+
+def _provenance(result_set: ResultSet) -> list[tuple[str, str]]:
+    known: dict[str, Any] = result_set.provenance
+    model, corpus, machine = known["model"], known["corpus"], known["machine"]
+    ram = f", {machine['ram_gib']} GiB RAM" if machine["ram_gib"] else ""
+    verified = sum(end.get("placement") == "verified" for end in result_set.ends)
+    lines = [
+        ("llama.cpp", f"commit `{known['pin']}`"),
+        ("patched tree", f"`{known['tree_id']}`"),
+        ("build", f"`{known['build_id']}`, {known['backend']}, {known['compiler']}"),
+        ("CMake flags", f"`{' '.join(known['cmake_flags'])}`"),
+        *(("build note", note) for note in known["build_notes"]),
+        ("machine", f"{known['device']}{ram}, {machine['system']}"),
+        ("model", f"{model['file']} ({model['file_type']}), sha256 `{model['sha256']}`"),
+    ]
+    if corpus is not None:
+        lines.append(("text", f"{corpus['name']}, sha256 `{corpus['sha256']}`"))
+    lines += [
+        ("placement", f"{verified} of {len(result_set.ends)} measurements proven to have run as asked"),
+        ("date", f"{result_set.header['date']}, turbobench {known['turbobench']}"),
+    ]
+    return lines

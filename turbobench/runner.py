@@ -1,0 +1,261 @@
+"""Runs one job, which is one process, and says how each of its cells ended. The executor is injected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, assert_never
+
+from turbobench import model as models
+from turbobench import native, placement, proc
+from turbobench.base_logits import BaseLogits
+from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
+from turbobench.kvtypes import KVPair
+from turbobench.matrix import Cell, Job
+from turbobench.model import ModelFacts
+from turbobench.outcome import Failed, Measured, Measurement, Nmse, Outcome, Skipped, Speed
+from turbobench.paths import cache_dir
+from turbobench.placement import Verdict
+from turbobench.programs import llama_bench, perplexity
+from turbobench.programs.llama_bench import BenchRequest
+from turbobench.programs.perplexity import PplRequest
+from turbobench.store import CellEnd
+
+_NOISE = re.compile(r"^(llama_graph_n_input_tensors|create_tensor|load_tensors: tensor)|: layer +\d+: dev")
+_TELLING = re.compile(r"error|fail|assert|abort|unsupported|requires|cannot|not supported", re.IGNORECASE)
+_F16 = KVPair("f16", "f16")
+
+OnLine = Callable[[str], None]
+
+
+class Executor(Protocol):
+    """Runs a command to its end and never raises for a failing one; `proc.run` is the local one."""
+
+    def __call__(self, command: proc.Command, *, on_line: OnLine | None = None) -> proc.Completed: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What every job of a sweep shares. `quality_model` is the file that quality cells evaluate."""
+
+    executor: Executor
+    bin_dir: Path
+    backend: str
+    model: ModelFacts
+    quality_model: Path
+    base: BaseLogits
+    n_prompt: int
+    n_gen: int
+    log_dir: Path
+    program: Callable[[str], Path]
+    timeout_s: float
+
+
+def run_job(job: Job, ctx: RunContext, on_line: OnLine) -> list[CellEnd]:
+    """Run a job and return one end for each of its cells.
+
+    Raises CorpusError and DiskFullError, which the next cells would meet too; every other failure is an outcome.
+    """
+    started = datetime.now(UTC)
+    outcomes = _skip(job, ctx)
+    if outcomes is None:
+        try:
+            outcomes = _measure(job, ctx, on_line)
+        except (CorpusError, DiskFullError):
+            raise
+        except TurbobenchError as failure:
+            outcomes = [_failed(failure, _log_of(job, ctx))] * len(job.cells)
+    ended = datetime.now(UTC)
+    return [
+        CellEnd(
+            cell=cell,
+            round=job.round,
+            outcome=outcome,
+            job=f"{job.cells[0].id}-r{job.round}",
+            job_wall_s=(ended - started).total_seconds(),
+            ended_at=ended.isoformat(timespec="seconds"),
+        )
+        for cell, outcome in zip(job.cells, outcomes, strict=True)
+    ]
+
+
+def _skip(job: Job, ctx: RunContext) -> list[Outcome] | None:
+    if job.cells[0].kind == "nmse":
+        return None
+    reason = models.preflight(ctx.model, job.cells[0].pair)
+    return None if reason is None else [Skipped(reason=reason)] * len(job.cells)
+
+
+def _measure(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
+    cell = job.cells[0]
+    match cell.kind:
+        case "speed":
+            return _speed(job, ctx, on_line)
+        case "quality" | "floor":
+            return [_base(job, ctx, on_line) if job.makes_base else _kld(job, ctx, on_line)]
+        case "nmse":
+            return [_nmse(job, ctx)]
+        case _:
+            assert_never(cell.kind)
+
+
+def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
+    cell = job.cells[0]
+    request = BenchRequest(
+        pair=cell.pair,
+        n_depth=cell.n_depth or 0,
+        n_prompt=ctx.n_prompt,
+        n_gen=ctx.n_gen,
+        repetitions=int(cell.params["repetitions"]),
+        n_threads=_threads(cell),
+    )
+    facts: list[str] = []
+
+    def take(line: str) -> None:
+        if placement.is_fact(line):
+            facts.append(line)
+        on_line(line)
+
+    log = _log_of(job, ctx)
+    argv = llama_bench.argv(ctx.program("llama-bench"), ctx.model.path, request)
+    completed = _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
+    rows = llama_bench.parse(completed.stdout)
+    llama_bench.check_asked(rows, request)
+    _drop_noise(log)
+    # llama-bench makes one context for each test, in the order of its rows.
+    observed = placement.observe(facts)
+    by_test = dict(zip((row.test for row in rows), observed, strict=True)) if len(rows) == len(observed) else {}
+    by_name = {row.test: row for row in rows}
+    return [
+        _measured(
+            cell,
+            ctx,
+            Speed(
+                n_tokens=by_name[cell.test].n_tokens,
+                n_threads=by_name[cell.test].n_threads,
+                samples_ns=by_name[cell.test].samples_ns,
+            ),
+            by_test.get(cell.test),
+        )
+        for cell in job.cells
+    ]
+
+
+def _base(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
+    cell = job.cells[0]
+    lines: list[str] = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        on_line(line)
+
+    try:
+        found = ctx.base.make(cell, _ppl_request(cell), _log_of(job, ctx), take)
+    except (CorpusError, DiskFullError):
+        raise
+    except TurbobenchError as failure:
+        ctx.base.fail(cell, f"the f16 base could not be made: {failure.what.splitlines()[0]}")
+        raise
+    observed = placement.observe(lines)
+    return _measured(cell, ctx, found, observed[-1] if observed else None)
+
+
+def _kld(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
+    cell, log = job.cells[0], _log_of(job, ctx)
+    request = _ppl_request(cell)
+    base = ctx.base.ensure(cell, replace(request, pair=_F16), log, on_line)
+    lines: list[str] = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        on_line(line)
+
+    argv = perplexity.argv_kld(ctx.program("llama-perplexity"), ctx.quality_model, base, request)
+    _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
+    stats = perplexity.parse_kld("\n".join(lines))
+    perplexity.check_differs(stats, cell.pair)
+    observed = placement.observe(lines)
+    return _measured(cell, ctx, stats, observed[-1] if observed else None)
+
+
+def _nmse(job: Job, ctx: RunContext) -> Outcome:
+    cell = job.cells[0]
+    argv = native.argv(ctx.bin_dir, cell.pair.type_k, blocks=int(cell.params["blocks"]), seed=int(cell.params["seed"]))
+    completed = _run(ctx, proc.Command(argv=argv, log=_log_of(job, ctx), timeout_s=ctx.timeout_s), lambda _: None)
+    nmse, n_values = native.parse(completed.stdout)
+    # The quantizer was called in the library of this very build: there is no other path it could have taken.
+    return Measured(
+        measurement=Nmse(nmse=nmse, n_values=n_values), observed=None, verdict=Verdict(placement="verified")
+    )
+
+
+def _measured(cell: Cell, ctx: RunContext, measurement: Measurement, observed: placement.Observed | None) -> Measured:
+    head_dims = (ctx.model.head_dim_k, ctx.model.head_dim_v)
+    verdict = placement.judge(observed, cell.pair, backend=ctx.backend, head_dims=head_dims)
+    return Measured(measurement=measurement, observed=observed, verdict=verdict)
+
+
+def _run(ctx: RunContext, command: proc.Command, on_line: OnLine) -> proc.Completed:
+    completed = ctx.executor(command, on_line=on_line)
+    if not completed.ok:
+        raise proc.CommandError(completed)
+    return completed
+
+
+def _ppl_request(cell: Cell) -> PplRequest:
+    if cell.n_ctx is None or cell.chunks is None:
+        raise ValueError(f"a quality cell has n_ctx and chunks: {cell}")
+    return PplRequest(
+        pair=cell.pair,
+        n_ctx=cell.n_ctx,
+        chunks=cell.chunks,
+        n_threads=_threads(cell),
+        n_ubatch=int(cell.params["n_ubatch"]),
+    )
+
+
+def _threads(cell: Cell) -> int | None:
+    return int(cell.params["threads"]) if "threads" in cell.params else None
+
+
+def _log_of(job: Job, ctx: RunContext) -> Path:
+    return ctx.log_dir / f"{job.cells[0].id}-r{job.round}.log"
+
+
+def _failed(failure: TurbobenchError, log: Path) -> Failed:
+    """Put a failure into one line without a path of this machine, since the store is committed."""
+    if not isinstance(failure, proc.CommandError):
+        return Failed(reason=_portable(failure.what), ending="exit code 0", log=_portable(str(log)), hint=failure.hint)
+    completed = failure.completed
+    telling = [line for line in completed.tail if _TELLING.search(line)] or list(completed.tail[-1:])
+    program = Path(completed.argv[0]).name
+    reason = f"{program}: {completed.ending}" + (f": {telling[-1].strip()}" if telling else "")
+    return Failed(
+        reason=_portable(reason), ending=completed.ending, log=_portable(str(log)), hint=_next_step(completed)
+    )
+
+
+def _next_step(completed: proc.Completed) -> str:
+    match completed.signal_name:
+        case "SIGILL":
+            return "this CPU cannot run an instruction of the build: run 'turbobench build' on this machine"
+        case "SIGKILL":
+            return "probably out of memory: ask for a smaller depth or n_ctx"
+        case None:
+            return "its log says more; running the same command again retries this cell"
+        case _:
+            return "a crash of the program: its log says where; running the same command again retries this cell"
+
+
+def _portable(text: str) -> str:
+    return text.replace(str(cache_dir()), "$TURBOBENCH_CACHE").replace(str(Path.home()), "~")
+
+
+def _drop_noise(log: Path) -> None:
+    """Leave out of a good run's log the tens of thousands of lines that `-v` prints of every tensor."""
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        log.write_text("".join(line for line in lines if not _NOISE.search(line)), encoding="utf-8")
