@@ -9,7 +9,8 @@
 #define GGML_COMMON_IMPL_CPP
 #define GGML_COMMON_DECL_CPP
 #include "ggml-common.h"
-#include "turbo-unpack.h"
+#include "turbo-tables.h"
+#include "turbo-quants-simd.h"
 
 #include "ggml-cpu-impl.h"
 #include "simd-mappings.h"
@@ -164,12 +165,23 @@ struct unpack_iq4_nl {
     }
 };
 
+// the codebook entries of a turbo block, by the decoder of turbo-quants.c
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+static inline void store_entries(int8_t * q, const turbo_entries & t) { _mm512_storeu_si512(q, t); }
+#elif defined(TURBO_ISA)
+static inline void store_entries(int8_t * q, const turbo_entries & t) { memcpy(q, &t, QK_TURBO); }
+#endif
+
 struct unpack_turbo4 {
     typedef block_turbo4 block_t;
     static constexpr int  BLOCK   = QK_TURBO;
     static constexpr bool HAS_MIN = false;
     static inline void unpack(const block_t & b, int8_t * q, float & d, float &) {
-        turbo4_unpack(&b, q);
+#if defined(TURBO_ISA)
+        store_entries(q, turbo4_entries(&b));
+#else
+        turbo4_entries_ref(&b, q);
+#endif
         d = GGML_CPU_FP16_TO_FP32(b.d) * TURBO_ENTRY_SCALE;
     }
 };
@@ -179,7 +191,11 @@ struct unpack_turbo3 {
     static constexpr int  BLOCK   = QK_TURBO;
     static constexpr bool HAS_MIN = false;
     static inline void unpack(const block_t & b, int8_t * q, float & d, float &) {
-        turbo3_unpack(&b, q);
+#if defined(TURBO_ISA)
+        store_entries(q, turbo3_entries(&b));
+#else
+        turbo3_entries_ref(&b, q);
+#endif
         d = GGML_CPU_FP16_TO_FP32(b.d) * TURBO_ENTRY_SCALE;
     }
 };

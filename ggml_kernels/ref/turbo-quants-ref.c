@@ -128,8 +128,7 @@ void quantize_row_turbo4_ref(const float * GGML_RESTRICT x, block_turbo4 * GGML_
     }
 }
 
-// the 64 codebook entries of a block, in the order of its values
-static void turbo3_entries(const block_turbo3 * x, int8_t * t) {
+void turbo3_entries_ref(const block_turbo3 * x, int8_t * t) {
     const int8_t * values = kvalues_turbo3[x->d & (TURBO_BOOKS - 1)];
     for (int c = 0; c < 4; ++c) {
         for (int i = 0; i < 16; ++i) {
@@ -139,7 +138,7 @@ static void turbo3_entries(const block_turbo3 * x, int8_t * t) {
     }
 }
 
-static void turbo4_entries(const block_turbo4 * x, int8_t * t) {
+void turbo4_entries_ref(const block_turbo4 * x, int8_t * t) {
     const int8_t * values = kvalues_turbo4[x->d & (TURBO_BOOKS - 1)];
     for (int i = 0; i < QK_TURBO/2; ++i) {
         t[i]              = values[x->qs[i] & 0xf];
@@ -151,7 +150,7 @@ void dequantize_row_turbo3(const block_turbo3 * GGML_RESTRICT x, float * GGML_RE
     assert(k % QK_TURBO == 0);
     for (int64_t ib = 0; ib < k/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
-        turbo3_entries(&x[ib], t);
+        turbo3_entries_ref(&x[ib], t);
         const float d = GGML_FP16_TO_FP32(x[ib].d) * TURBO_ENTRY_SCALE;
         for (int j = 0; j < QK_TURBO; ++j) {
             y[ib*QK_TURBO + j] = d * t[j];
@@ -163,7 +162,7 @@ void dequantize_row_turbo4(const block_turbo4 * GGML_RESTRICT x, float * GGML_RE
     assert(k % QK_TURBO == 0);
     for (int64_t ib = 0; ib < k/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
-        turbo4_entries(&x[ib], t);
+        turbo4_entries_ref(&x[ib], t);
         const float d = GGML_FP16_TO_FP32(x[ib].d) * TURBO_ENTRY_SCALE;
         for (int j = 0; j < QK_TURBO; ++j) {
             y[ib*QK_TURBO + j] = d * t[j];
@@ -204,7 +203,7 @@ void ggml_vec_dot_turbo3_q8_0_generic(int n, float * GGML_RESTRICT s, size_t bs,
     float sum = 0.0f;
     for (int ib = 0; ib < n/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
-        turbo3_entries(&x[ib], t);
+        turbo3_entries_ref(&x[ib], t);
         sum += turbo_dot_block(t, x[ib].d, &y[2*ib]);
     }
     *s = sum * TURBO_ENTRY_SCALE;
@@ -220,7 +219,7 @@ void ggml_vec_dot_turbo4_q8_0_generic(int n, float * GGML_RESTRICT s, size_t bs,
     float sum = 0.0f;
     for (int ib = 0; ib < n/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
-        turbo4_entries(&x[ib], t);
+        turbo4_entries_ref(&x[ib], t);
         sum += turbo_dot_block(t, x[ib].d, &y[2*ib]);
     }
     *s = sum * TURBO_ENTRY_SCALE;

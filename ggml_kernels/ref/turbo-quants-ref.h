@@ -29,6 +29,10 @@ GGML_API void quantize_row_turbo4_ref(const float * GGML_RESTRICT x, block_turbo
 GGML_API void dequantize_row_turbo3(const block_turbo3 * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t k);
 GGML_API void dequantize_row_turbo4(const block_turbo4 * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t k);
 
+// the 64 codebook entries of a block, in the order of its values
+GGML_API void turbo3_entries_ref(const block_turbo3 * x, int8_t * t);
+GGML_API void turbo4_entries_ref(const block_turbo4 * x, int8_t * t);
+
 // imatrix is ignored: a cache row has no importance known beforehand
 GGML_API size_t quantize_turbo3(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst, int64_t nrows, int64_t n_per_row, const float * imatrix);
 GGML_API size_t quantize_turbo4(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst, int64_t nrows, int64_t n_per_row, const float * imatrix);
