@@ -113,6 +113,8 @@ def _patch_of(git: Git, commit: str, files: list[kernels.KernelFile]) -> PatchFi
     if not diff:
         return None
     name, email, date, text = git.check("log", "-1", "--format=%an%n%ae%n%aD%n%B", commit).split("\n", 3)
+    if text == stack.OVERLAY_MESSAGE:
+        return None  # with files of an older manifest
     message, patch = patchfile.without_name(text)
     subject = message.partition("\n")[0]
     if patch is None or not patch.endswith(".patch") or patch.startswith("/") or ".." in patch:

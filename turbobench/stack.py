@@ -23,7 +23,7 @@ from turbobench.source import SourceTree
 
 APPLIED_REF = "refs/turbobench/applied"
 BASE_REF = "refs/turbobench/base"
-_OVERLAY_MESSAGE = "ggml : add the kernel files of turbobench\n"
+OVERLAY_MESSAGE = "ggml : add the kernel files of turbobench\n"
 _NEEDED_BYTES = 300 << 20
 
 
@@ -196,7 +196,7 @@ def _compose(git: Git, stack: Stack, base: str = BASE_REF) -> str:
         git.check("read-tree", tip)
         kernels.add_to_index(git, list(stack.files))
         if stack.files:
-            tip = git.commit_tree(git.check("write-tree"), _OVERLAY_MESSAGE, parent=tip)
+            tip = git.commit_tree(git.check("write-tree"), OVERLAY_MESSAGE, parent=tip)
         for name, content in stack.patches:
             tip = _commit_patch(git, patchfile.parse(name, content), stack.patches_dir / name, tip)
     return tip
