@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,10 @@ from turbobench.tables import Table, all_tables
 from turbobench.tidy import ResultSet, frame, last_sweep, rows
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
 
+_WIDE = 200  # columns, for output that is no terminal
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -78,19 +80,37 @@ def markdown(report: Report) -> str:
     return text
 
 
-def terminal(report: Report) -> list[RichTable | str]:
-    """Return what to print, in order: rich tables, and lines of text between them."""
+def show(report: Report, out: Console) -> None:
+    """Print the tables, their notes and the provenance; where a table is too wide, errors after ± are left out."""
+    if not out.is_terminal:
+        out.width = _WIDE
+    for table in report.tables:
+        rendered = _rich_table(table)
+        if out.measure(rendered, options=out.options.update(max_width=_WIDE)).maximum > out.width:
+            rendered = _rich_table(_without_errors(table))
+        out.print()
+        out.print(table.title, style="bold", markup=False)
+        out.print(rendered, soft_wrap=False)
+        for note in table.notes:
+            out.print(note, markup=False)
+    out.print()
+    for name, value in report.provenance:
+        out.print(f"{name}: {value.replace('`', '')}", markup=False)
+
+
+def _rich_table(table: Table) -> RichTable:
     from rich.table import Table as RichTable  # noqa: PLC0415 - named like ours
 
-    parts: list[RichTable | str] = []
-    for table in report.tables:
-        shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for header, align in zip(table.headers, table.aligns, strict=True):
-            shown.add_column(header, justify=align, no_wrap=header != "reason", header_style="dim")
-        for row in table.rows:
-            shown.add_row(*row)
-        parts += ["", shown, *table.notes]
-    return [*parts, "", *(f"{name}: {value}" for name, value in report.provenance)]
+    shown = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for header, align in zip(table.headers, table.aligns, strict=True):
+        shown.add_column(header, justify=align, no_wrap=header != "reason", header_style="dim")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _without_errors(table: Table) -> Table:
+    return replace(table, rows=tuple(tuple(cell.partition(" ± ")[0] for cell in row) for row in table.rows))
 
 
 def _pipe_table(table: Table) -> str:

@@ -13,6 +13,7 @@ Align = Literal["left", "right"]
 
 _PAIRS_PER_TABLE = 6  # more columns wrap in a terminal and scroll on Reddit
 _BASELINE = "f16"
+_LEAST_ROUNDS = 3  # with two, Student's factor of 12.7 says more about the method than about the machine
 _SUPERSCRIPT_FALLBACK = " (fallback)"
 
 
@@ -47,7 +48,10 @@ def pair_name(row: Row) -> str:
 
 def number(value: float | None, digits: int) -> str:
     """Render a figure with fixed digits; nothing measured is an en dash."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text  # no "-0.000"
 
 
 def _depth_tables(rows: Sequence[Row]) -> list[Table]:
@@ -101,17 +105,20 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         return ()
     rounds = sorted({int(row["rounds"]) for row in measured})
     counts = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
-    notes = [f"{measured[0]['threads']} threads; mean of {counts} interleaved rounds, ratios taken within a round."]
-    widths = [
+    notes = [
+        f"{measured[0]['threads']} threads; mean of {counts} interleaved rounds, ratios taken within a round."
+        if rounds[-1] > 1
+        else f"{measured[0]['threads']} threads; one round, so a difference of a few percent means nothing."
+    ]
+    widths = sorted(
         (row["ratio_f16_hi"] / row["ratio_f16_lo"]) ** 0.5 - 1
         for row in measured
-        if row.get("ratio_f16_lo") is not None
-    ]
-    widths = [width for width in widths if width > 0]
+        if row.get("ratio_f16_lo") and row["rounds"] >= _LEAST_ROUNDS and pair_name(row) != _BASELINE
+    )
     if widths:
         notes.append(
-            f"95 % intervals of the ratios: median ±{100 * sorted(widths)[len(widths) // 2]:.0f} %, "
-            f"widest ±{100 * max(widths):.0f} % (each in tidy.csv)."
+            f"95 % intervals of the ratios: median ±{100 * widths[len(widths) // 2]:.0f} %, "
+            f"widest ±{100 * widths[-1]:.0f} % (each in tidy.csv)."
         )
     return tuple(notes)
 
@@ -129,19 +136,18 @@ def _plain(field: str, digits: int) -> Callable[[Row], str]:
     return lambda row: number(row.get(field), digits)
 
 
-def _quality_columns(n_ctx: int) -> tuple[_Column, ...]:
-    return (
-        _Column("K/V", lambda row: str(row["label"]), "left"),
-        _Column("bits", _plain("bpv", 2)),
-        _Column(f"KV MiB @{n_ctx}", _plain("kv_mib", 1)),
-        _Column("PPL", _with_error("ppl", "ppl_err", 3)),
-        _Column("KLD mean", _with_error("kld_mean", "kld_err", 5)),
-        _Column("median", _plain("kld_median", 5)),
-        _Column("99 %", _plain("kld_p99", 4)),
-        _Column("99.9 %", _plain("kld_p999", 4)),
-        _Column("max", _plain("kld_max", 2)),
-        _Column("same top-1 %", _with_error("same_top_pct", "same_top_err", 2)),
-    )
+_QUALITY_COLUMNS = (
+    _Column("K/V", lambda row: str(row["label"]), "left"),
+    _Column("bits", _plain("bpv", 2)),
+    _Column("KV MiB", _plain("kv_mib", 1)),
+    _Column("PPL", _with_error("ppl", "ppl_err", 3)),
+    _Column("KLD mean", _with_error("kld_mean", "kld_err", 5)),
+    _Column("median", _plain("kld_median", 5)),
+    _Column("99 %", _plain("kld_p99", 4)),
+    _Column("99.9 %", _plain("kld_p999", 4)),
+    _Column("max", _plain("kld_max", 3)),
+    _Column("top-1 %", _with_error("same_top_pct", "same_top_err", 2)),
+)
 
 
 def _quality_tables(rows: Sequence[Row]) -> list[Table]:
@@ -154,14 +160,20 @@ def _quality_tables(rows: Sequence[Row]) -> list[Table]:
 def _quality_table(key: tuple[int, int, str, str], rows: Sequence[Row]) -> Table:
     n_ctx, chunks, path, weights = key
     chosen = [row for row in rows if (row["n_ctx"], row["chunks"], row["path"], row["weights"]) == key]
+    if any(row["kind"] == "floor" and pair_name(row) == _BASELINE for row in chosen):
+        # The floor's row has the perplexity of f16 too.
+        chosen = [row for row in chosen if not (row["test"] == "ppl" and pair_name(row) == _BASELINE)]
     labelled = [{**row, "label": _quality_label(row)} for row in chosen]
-    columns = _quality_columns(n_ctx)
+    columns = _QUALITY_COLUMNS
     expanded = "expanded to f16" if weights == "f16" else "as they are in the file"
-    notes = [f"{chunks} chunks of {n_ctx} tokens, {path} path, weights {expanded}; ± is the standard error."]
+    notes = [
+        f"{chunks} chunks of {n_ctx} tokens, {path} path, weights {expanded}. KV MiB: the cache of {n_ctx} tokens. "
+        "KLD in nats against f16 K/V; top-1: how often the likeliest token is the same; ±: standard error."
+    ]
     floors = [row for row in chosen if row["kind"] == "floor"]
     notes += [
         f"Floor: {pair_name(row)} against the f16 base shows KLD {number(row['kld_mean'], 6)} "
-        f"(maximum {number(row['kld_max'], 6)}); nothing below that can be told apart."
+        f"(maximum {number(row['kld_max'], 6)}); what is not above that cannot be told from f16."
         for row in floors
     ]
     return Table(

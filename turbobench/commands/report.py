@@ -31,8 +31,7 @@ def command(
     path = report.write(made, chosen)
     match format_:
         case Format.TERMINAL:
-            for part in report.terminal(made):
-                console.out.print(part, markup=False)
+            report.show(made, console.out)
         case Format.MARKDOWN:
             typer.echo(report.markdown(made), nl=False)
         case Format.CSV:

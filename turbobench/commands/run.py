@@ -85,8 +85,7 @@ def finish(end: SweepEnd) -> None:
         console.done(f"sweep: {end.n_measured} cells measured, {end.n_cached} cached, {end.n_skipped} skipped")
     made = report.load(end.folder)
     path = report.write(made, end.folder)
-    for part in report.terminal(made):
-        console.out.print(part, markup=False)
+    report.show(made, console.out)
     console.done(f"report: {path}")
     if end.failed:
         raise SweepIncompleteError(
