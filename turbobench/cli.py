@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import typer
 
 from turbobench import __version__, console
-from turbobench.errors import Interrupted, TurbobenchError
+from turbobench.commands import register
+from turbobench.errors import AccessError, Interrupted, TurbobenchError
 from turbobench.paths import raise_if_disk_full
+
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 app = typer.Typer(
     name="turbobench",
@@ -30,8 +35,6 @@ def _root(*, version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the tool; a user's mistake ends in one line and an exit code, never in a traceback."""
-    from turbobench.commands import register  # late: `--help` stays quick
-
     register(app)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -51,12 +54,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _exit_for_os_error(failure: OSError) -> None:
-    """A full disk is a user's condition; any other OSError that got this far is ours, and shows its traceback."""
-    from pathlib import Path
-
+    """End for a full disk or a missing permission; any other OSError is ours, and shows its traceback."""
+    where = Path(failure.filename or "the cache")
     try:
-        raise_if_disk_full(failure, Path(failure.filename or "the cache"))
-    except TurbobenchError as full:
-        console.error(full.what, full.hint)
-        sys.exit(full.exit_code)
+        raise_if_disk_full(failure, where)
+        if failure.errno in _NO_ACCESS:
+            raise AccessError(
+                f"{where}: {failure.strerror}", "mend its permissions, or set TURBOBENCH_CACHE to another folder"
+            )
+    except TurbobenchError as condition:
+        console.error(condition.what, condition.hint)
+        sys.exit(condition.exit_code)
     raise failure

@@ -92,6 +92,12 @@ class SweepIncompleteError(TurbobenchError):
     exit_code = 21
 
 
+class AccessError(TurbobenchError):
+    """A file or folder that must be read or written cannot be."""
+
+    exit_code = 23
+
+
 class Interrupted(TurbobenchError):  # noqa: N818 - it is the user's wish, not an error
     """Ctrl-C or SIGTERM; what was finished is kept."""
 

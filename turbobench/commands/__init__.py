@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 
 import typer
@@ -18,8 +17,6 @@ _VERBS = ("doctor", "fetch", "apply", "build", "run", "report", "demo")
 def register(app: typer.Typer) -> None:
     """Add every verb to the app."""
     for verb in _VERBS:
-        if importlib.util.find_spec(f"turbobench.commands.{verb}") is None:
-            continue
         app.command(name=verb)(_interruptible(importlib.import_module(f"turbobench.commands.{verb}").command))
 
 

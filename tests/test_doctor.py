@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from turbobench.doctor import Finding, Status, examine
+
+
+def _of(findings: list[Finding], name: str) -> Finding:
+    return next(finding for finding in findings if finding.name == name)
+
+
+def test_a_new_machine_is_told_what_will_be_fetched(cache: Path) -> None:
+    findings = examine()
+    for name in ("source", "model", "backend cpu"):
+        assert _of(findings, name).status is Status.ABSENT
+        assert "turbobench" in _of(findings, name).mend
+
+
+def test_looking_changes_nothing(cache: Path) -> None:
+    examine()
+    assert not cache.exists()
+
+
+def test_a_missing_compiler_is_what_keeps_the_demo_from_running(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-cc")
+    findings = examine()
+    assert _of(findings, "compiler").status is Status.MISSING
+    assert _of(findings, "compiler").mend
+
+
+def test_what_is_missing_always_comes_with_what_mends_it(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    findings = examine()
+    assert _of(findings, "git").status is Status.MISSING
+    assert all(finding.mend for finding in findings if finding.status is Status.MISSING)
+
+
+def test_backends_that_are_planned_are_not_claimed(cache: Path) -> None:
+    assert _of(examine(), "backend cuda").value == "not in this version"
