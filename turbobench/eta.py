@@ -23,8 +23,8 @@ _PRIOR: dict[JobKind, tuple[float, float, float]] = {
     "quality-decode": (2.0, 0.020, 0.008),
     "nmse": (2.0, 0.0, 0.0),
 }
-# How strongly the prior holds against finished jobs: about one job's worth.
-_PRIOR_WEIGHT = 0.25
+# How strongly the prior holds each weight, against 1 for a finished job.
+_PRIOR_WEIGHT = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,20 @@ class EtaModel:
         prior = self._prior[used] * ratio
         system = np.vstack([jobs[:, used] * prior, _PRIOR_WEIGHT * np.eye(int(used.sum()))])
         target = np.concatenate([np.ones(len(walls)), np.full(int(used.sum()), _PRIOR_WEIGHT)])
-        solution = np.linalg.lstsq(system, target, rcond=None)[0]
         self._weights = np.zeros_like(self._prior)
-        self._weights[used] = np.maximum(solution, 0.0) * prior
+        self._weights[used] = _non_negative_least_squares(system, target) * prior
+
+
+def _non_negative_least_squares(
+    system: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Drop what comes out negative and solve again, until nothing does: no work takes negative time."""
+    solution = np.zeros(system.shape[1])
+    kept = np.arange(system.shape[1])
+    while kept.size:
+        part = np.linalg.lstsq(system[:, kept], target, rcond=None)[0]
+        if (part >= 0).all():
+            solution[kept] = part
+            break
+        kept = kept[part >= 0]
+    return solution

@@ -1,0 +1,162 @@
+"""Cells, outcomes and prepared sweeps for tests, and an executor that replays captured output."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turbobench import proc
+from turbobench.build import Build
+from turbobench.config import SweepSpec
+from turbobench.corpora import Corpus
+from turbobench.kvtypes import KVPair
+from turbobench.machine import Machine
+from turbobench.matrix import Cell
+from turbobench.model import read_facts
+from turbobench.outcome import Measured, Outcome, Speed
+from turbobench.placement import Observed, Verdict
+from turbobench.programs import perplexity
+from turbobench.store import CellEnd
+from turbobench.sweep import Prepared
+
+from .gguf_files import write_gguf
+
+DATA = Path(__file__).parent / "data"
+VERIFIED = Verdict(placement="verified")
+
+
+def observed(pair: KVPair) -> Observed:
+    return Observed(
+        type_k=pair.type_k,
+        type_v=pair.type_v,
+        kv_mib=11.25,
+        kv_cells=512,
+        attn_rot_k=pair.type_k != "f16",
+        attn_rot_v=pair.type_v != "f16",
+        flash_attn=True,
+        kv_buffers=("CPU",),
+        n_splits=1,
+    )
+
+
+def speed_cell(pair: str, *, depth: int = 0, test: str = "tg16") -> Cell:
+    return Cell(
+        kind="speed",
+        pair=KVPair.parse(pair),
+        test=test,
+        build_id="b1",
+        device="a CPU, 2 cores",
+        model_sha256="ab" * 32,
+        n_depth=depth,
+        path="decode" if test.startswith("tg") else "prefill",
+        params={"threads": 2, "repetitions": 2, "partner": ""},
+    )
+
+
+def cell_end(
+    cell: Cell,
+    *,
+    round_: int = 0,
+    outcome: Outcome | None = None,
+    samples_ns: tuple[int, ...] = (500_000_000, 250_000_000),
+) -> CellEnd:
+    if outcome is None:
+        speed = Speed(n_tokens=16, n_threads=2, samples_ns=samples_ns)
+        outcome = Measured(measurement=speed, observed=observed(cell.pair), verdict=VERIFIED)
+    return CellEnd(
+        cell=cell, round=round_, outcome=outcome, job="j", job_wall_s=1.5, ended_at="2026-11-01T10:00:00+00:00"
+    )
+
+
+def prepared(folder: Path, spec: SweepSpec) -> Prepared:
+    """Return a sweep on a tiny GGUF file and a build folder whose programs exist, for an injected executor."""
+    bin_dir = folder / "bin"
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("llama-bench", "llama-perplexity", "llama-quantize"):
+        (bin_dir / name).touch()
+    text = folder / "text.txt"
+    text.write_text("words " * 1000)
+    model = folder / "model.gguf"
+    write_gguf(model)
+    facts = read_facts(model)
+    build = Build(
+        id="b1",
+        backend="cpu",
+        tree_id="t" * 40,
+        base_commit="c" * 40,
+        bin_dir=bin_dir,
+        cmake_flags=("-DGGML_NATIVE=ON",),
+        compiler="gcc 14",
+        cpu="a CPU",
+        notes=(),
+        built_at="2026-11-01T10:00:00+00:00",
+    )
+    return Prepared(
+        spec=spec,
+        build=build,
+        model=facts,
+        quality_model=model,
+        corpus=Corpus(name="text", path=text, sha256="cd" * 32),
+        machine=Machine(cpu="a CPU", cores=2, ram_gib=4.0, system="Linux"),
+    )
+
+
+@dataclass
+class Replay:
+    """An executor that answers each command with captured output of the real program; `crash` makes it die instead."""
+
+    n_vocab: int = 0
+    crash: Callable[[str], bool] = lambda _: False
+    commands: list[str] = field(default_factory=list)
+
+    def __call__(self, command: proc.Command, *, on_line: Callable[[str], None] | None = None) -> proc.Completed:
+        argv = [str(part) for part in command.argv]
+        text = " ".join(argv)
+        self.commands.append(text)
+        if self.crash(text):
+            return self._completed(argv, "", -signal.SIGSEGV, ("llama-bench: fatal error",))
+        stdout, stderr = self._output(argv)
+        for line in (stderr + stdout).splitlines():
+            if on_line is not None:
+                on_line(line)
+        return self._completed(argv, stdout, 0, ())
+
+    def _output(self, argv: list[str]) -> tuple[str, str]:
+        if "-m" in argv and "turbobench.native" in argv:
+            return '{"nmse": 0.0065, "n_values": 4096}\n', ""
+        at = {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
+        if "llama-bench" in argv[0]:
+            return self._bench(at)
+        if "--kl-divergence" in argv:
+            return self._adapted("perplexity-kld", "q8_0", "q4_0", at)
+        size = perplexity.base_bytes(n_vocab=self.n_vocab, n_ctx=int(at["-c"]), chunks=int(at["--chunks"]))
+        with Path(at["--kl-divergence-base"]).open("wb") as handle:
+            handle.truncate(size)
+        return self._adapted("perplexity-base", "f16", "f16", at)
+
+    def _bench(self, at: dict[str, str]) -> tuple[str, str]:
+        stdout, stderr = self._adapted("llama-bench-q8_0-q4_0", "q8_0", "q4_0", at)
+        stdout = stdout.replace('"n_prompt": 64', f'"n_prompt": {at["-p"]}').replace(
+            '"n_gen": 4', f'"n_gen": {at["-n"]}'
+        )
+        return stdout.replace('"n_depth": 128', f'"n_depth": {at["-d"]}'), stderr
+
+    @staticmethod
+    def _adapted(name: str, type_k: str, type_v: str, at: dict[str, str]) -> tuple[str, str]:
+        """Return a capture with the cache types of this command in place of those it was captured with."""
+        stdout, stderr = ((DATA / f"{name}.{s}").read_text(encoding="utf-8") for s in ("stdout", "stderr"))
+        stdout = stdout.replace(f'"type_k": "{type_k}"', f'"type_k": "{at["-ctk"]}"')
+        stdout = stdout.replace(f'"type_v": "{type_v}"', f'"type_v": "{at["-ctv"]}"')
+        stderr = stderr.replace(f"K ({type_k})", f"K ({at['-ctk']})").replace(f"V ({type_v})", f"V ({at['-ctv']})")
+        for side in ("k", "v"):
+            value = 0 if at[f"-ct{side}"] == "f16" else 1
+            stderr = stderr.replace(f"attn_rot_{side} = {1 - value}", f"attn_rot_{side} = {value}")
+        return stdout, stderr
+
+    @staticmethod
+    def _completed(argv: list[str], stdout: str, code: int, tail: tuple[str, ...]) -> proc.Completed:
+        return proc.Completed(
+            argv=tuple(argv), returncode=code, stdout=stdout, tail=tail, log=None, wall_s=0.1, timed_out=False
+        )
