@@ -169,7 +169,17 @@ def _compile(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Wor
     compilers = (f"-DCMAKE_C_COMPILER={compiler.cc}", f"-DCMAKE_CXX_COMPILER={compiler.cxx}")
     # A flag that an earlier configuration had and this one has not must not linger in CMake's cache.
     lingering = ("-U", "CMAKE_PROJECT_ggml_INCLUDE")
-    argv = (tools.cmake, "-S", tree.path, "-B", work.folder, *generator, *compilers, *lingering, *flags)
+    argv: list[str | Path] = [
+        tools.cmake,
+        "-S",
+        tree.path,
+        "-B",
+        work.folder,
+        *generator,
+        *compilers,
+        *lingering,
+        *flags,
+    ]
     console.step(f"configuring the {backend} build, log: {log}")
     watch = Compilation()
     ended = proc.run(proc.Command(argv=argv, log=log), on_line=watch.take)
@@ -179,7 +189,7 @@ def _compile(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Wor
     console.step(f"compiling {', '.join(work.targets)} with {jobs} jobs")
     env = {**ninja_status(), **_ccache_env(tree, compiler)}
     with watch.shown(f"building for {backend}"):
-        argv = (tools.ninja, "-C", work.folder, "-j", str(jobs), *work.targets)
+        argv = [tools.ninja, "-C", work.folder, "-j", str(jobs), *work.targets]
         ended = proc.run(proc.Command(argv=argv, log=log, env=env), on_line=watch.take)
     if not ended.ok:
         raise watch.failure(f"compiling the {backend} build", ended)

@@ -26,7 +26,18 @@ _OPTIONS = (
     *("-c", "safe.directory=*"),  # a cache on a mounted volume may belong to another user
     *("-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "core.attributesFile="),
     *("-c", "core.excludesFile=", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"),
-    *("-c", "commit.gpgSign=false", "-c", "gc.auto=0", "-c", "advice.detachedHead=false"),
+    *(
+        "-c",
+        "commit.gpgSign=false",
+        "-c",
+        "gc.auto=0",
+        "-c",
+        "core.looseCompression=0",
+        "-c",
+        "pack.compression=1",
+        "-c",
+        "advice.detachedHead=false",
+    ),
 )
 
 

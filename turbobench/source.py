@@ -117,6 +117,8 @@ def _from(pin: Pin, route: Callable[[Path], None], name: str) -> None:
                 f"{name} is not the pinned llama.cpp: its tree is {tree}, the pinned one is {pin.tree}",
                 f"check out commit {pin.commit} there, without local changes, or leave --source away",
             )
+        if cached(pin) is not None:
+            return
         commit = git.commit_tree(tree, f"llama.cpp {pin.commit}\n")
         git.check("update-ref", "HEAD", commit)
         git.check("repack", "-a", "-d", "-q", "--window=0")  # one pack, undeltified: quick to make and to clone
