@@ -103,7 +103,7 @@ def test_a_base_that_cannot_be_made_is_tried_once_and_fails_every_comparison(
     assert list((cache / "base").iterdir()) == []
 
 
-def test_ctrl_c_keeps_what_was_finished(sweep: Prepared, replay: Replay, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_finished(sweep: Prepared, replay: Replay, tmp_path: Path, cache: Path) -> None:
     class Interrupting(Replay):
         def __call__(self, command: proc.Command, *, on_line: Callable[[str], None] | None = None) -> proc.Completed:
             if len(self.commands) == 6:
@@ -114,7 +114,9 @@ def test_ctrl_c_keeps_what_was_finished(sweep: Prepared, replay: Replay, tmp_pat
         run_sweep(sweep, tmp_path, executor=Interrupting(n_vocab=sweep.model.n_vocab))
     kept = len(cells(tmp_path))
     assert 0 < kept < N_CELLS
+    assert len(list((cache / "base").iterdir())) == 1  # the comparisons to come need not make it again
     assert run_sweep(sweep, tmp_path, executor=replay).n_measured == N_CELLS - kept
+    assert list((cache / "base").iterdir()) == []
 
 
 def test_a_text_that_is_too_short_ends_the_sweep_and_loses_nothing(sweep: Prepared, tmp_path: Path) -> None:

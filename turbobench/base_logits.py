@@ -30,6 +30,13 @@ class BaseSource:
     n_vocab: int
 
 
+def base_path(cell: Cell) -> Path:
+    """Return where the base of `cell` lives: one name for each build, model, text, size and path."""
+    shared = {k: v for k, v in cell.fields().items() if k not in {"kind", "test", "type_k", "type_v"}}
+    name = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir() / "base" / f"{name}.logits"
+
+
 @dataclass(slots=True)
 class BaseLogits:
     """The base of one sweep; a failure to make it is remembered, so that it is tried once and not for each cell."""
@@ -38,18 +45,12 @@ class BaseLogits:
     run: Callable[[proc.Command, Callable[[str], None]], proc.Completed]
     _failures: dict[Path, str] = field(default_factory=dict)
 
-    def path_for(self, cell: Cell) -> Path:
-        """Return where the base of `cell` lives: one name for each build, model, text, size and path."""
-        shared = {k: v for k, v in cell.fields().items() if k not in {"kind", "test", "type_k", "type_v"}}
-        name = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
-        return cache_dir() / "base" / f"{name}.logits"
-
     def make(self, cell: Cell, request: PplRequest, log: Path, on_line: Callable[[str], None]) -> Perplexity:
         """Evaluate the text with f16 K/V and write the base; returns its perplexity.
 
         Raises CorpusError for a short text, DiskFullError before anything is run, MeasurementError, CommandError.
         """
-        path = self.path_for(cell)
+        path = base_path(cell)
         size = self._size(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_disk(path.parent, size)
@@ -72,7 +73,7 @@ class BaseLogits:
 
     def ensure(self, cell: Cell, request: PplRequest, log: Path, on_line: Callable[[str], None]) -> Path:
         """Return the base for `cell`, made now if there is none; raises like `make`."""
-        path = self.path_for(cell)
+        path = base_path(cell)
         if path.is_file() and path.stat().st_size == self._size(request):
             return path
         if path in self._failures:
@@ -88,10 +89,7 @@ class BaseLogits:
 
     def fail(self, cell: Cell, reason: str) -> None:
         """Remember that the base of `cell` cannot be made."""
-        self._failures[self.path_for(cell)] = reason
-
-    def remove(self, cell: Cell) -> None:
-        self.path_for(cell).unlink(missing_ok=True)
+        self._failures[base_path(cell)] = reason
 
     def _wrong_size(self, written: int, request: PplRequest) -> TurbobenchError:
         for chunks in range(1, request.chunks):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from turbobench import __version__, console, proc
-from turbobench.base_logits import BaseLogits, BaseSource
+from turbobench.base_logits import BaseLogits, BaseSource, base_path
 from turbobench.config import SweepSpec
 from turbobench.errors import ConfigError
 from turbobench.eta import EtaModel
@@ -104,11 +104,19 @@ def run_sweep(prepared: Prepared, folder: Path, *, only: str | None = None, exec
             len(job.cells) for job in pending(jobs, store.finished(), None)
         )
         sweep_id = _begin(store, prepared, jobs)
-        if not todo:
-            return SweepEnd(folder=folder, n_cached=n_cached, n_measured=0, n_skipped=0, failed=())
-        _warn_if_busy(todo)
-        end = _run_jobs(todo, prepared, store, sweep_id, executor, eta_model(prepared, jobs, store.records))
-    return replace(end, folder=folder, n_cached=n_cached)
+        end = SweepEnd(folder=folder, n_cached=n_cached, n_measured=0, n_skipped=0, failed=())
+        if todo:
+            _warn_if_busy(todo)
+            end = _run_jobs(todo, prepared, store, sweep_id, executor, eta_model(prepared, jobs, store.records))
+        _remove_bases(prepared.spec, jobs)
+    return replace(end, n_cached=n_cached)
+
+
+def _remove_bases(spec: SweepSpec, jobs: Iterable[Job]) -> None:
+    """Drop the base logits of a sweep that came to its end; an interrupted one keeps them for the next run."""
+    if spec.quality is not None and not spec.quality.keep_base:
+        for path in {base_path(job.cells[0]) for job in jobs if job.cells[0].kind in ("quality", "floor")}:
+            path.unlink(missing_ok=True)
 
 
 def _run_jobs(
@@ -139,11 +147,6 @@ def _run_jobs(
             elif isinstance(ends[0].outcome, Failed):
                 console.warn(f"{label(job)} failed: {ends[0].outcome.reason}")
             view.end(index)
-    quality = prepared.spec.quality
-    if quality is not None and not quality.keep_base:
-        for job in todo:
-            if job.cells[0].kind in ("quality", "floor"):
-                ctx.base.remove(job.cells[0])
     return SweepEnd(
         folder=store.path.parent,
         n_cached=0,

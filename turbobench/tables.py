@@ -105,10 +105,11 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         return ()
     rounds = sorted({int(row["rounds"]) for row in measured})
     counts = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+    threads = f"{measured[0]['threads']} thread{'s' if measured[0]['threads'] > 1 else ''}"
     notes = [
-        f"{measured[0]['threads']} threads; mean of {counts} interleaved rounds, ratios taken within a round."
+        f"{threads}; mean of {counts} interleaved rounds, ratios taken within a round."
         if rounds[-1] > 1
-        else f"{measured[0]['threads']} threads; one round, so a difference of a few percent means nothing."
+        else f"{threads}; one round, so a difference of a few percent means nothing."
     ]
     widths = sorted(
         (row["ratio_f16_hi"] / row["ratio_f16_lo"]) ** 0.5 - 1
