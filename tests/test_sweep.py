@@ -11,7 +11,7 @@ import pytest
 from tests.sweeps import Replay, prepared
 from turbobench import proc, store
 from turbobench.config import SweepSpec
-from turbobench.errors import ConfigError, CorpusError
+from turbobench.errors import ConfigError, CorpusError, DiskFullError
 from turbobench.sweep import Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
 
@@ -129,6 +129,17 @@ def test_a_text_that_is_too_short_ends_the_sweep_and_loses_nothing(sweep: Prepar
     with pytest.raises(CorpusError, match="161 tokens where 1024"):
         run_sweep(sweep, tmp_path, executor=Short(n_vocab=sweep.model.n_vocab))
     assert [record["cell"]["kind"] for record in cells(tmp_path)] == ["nmse"]
+
+
+def test_a_base_larger_than_the_disk_is_refused_before_anything_is_evaluated(
+    sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    huge = SweepSpec.model_validate(
+        {"name": "huge", "pairs": ["q8_0"], "quality": {"n_ctx": 8192, "chunks": 9_000_000}}
+    )
+    with pytest.raises(DiskFullError, match="GB free"):
+        run_sweep(replace(sweep, spec=huge), tmp_path, executor=replay)
+    assert replay.commands == []
 
 
 def test_a_model_that_turbo_cannot_serve_is_skipped_with_the_reason(

@@ -15,6 +15,7 @@ from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
 from turbobench.machine import this_machine
 from turbobench.model import ModelFacts, read_facts
 from turbobench.models import resolve_model
+from turbobench.paths import cache_dir
 from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.stack import PatchedTree, apply
@@ -76,8 +77,7 @@ def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
     """Return the model's facts and the text, if the sweep reads one; raises ModelError, CorpusError, FetchError."""
     spec = request.spec
     ref = request.model if request.model is not None else spec.model
-    path = _stage("model", lambda: resolve_model(ref), lambda found: found)
-    facts = read_facts(path)
+    facts = _stage("model", lambda: read_facts(resolve_model(ref)), lambda found: found.path)
     if spec.quality is None:
         return facts, None
     wanted = spec.quality
@@ -120,7 +120,7 @@ def _stage(name: str, work: Callable[[], Value], path_of: Callable[[Value], Path
     value = work()
     path = path_of(value)
     # A file or folder that came into place during the stage has a younger change time than the stage.
-    _say(name, path.name, cached=path.stat().st_ctime < started - 0.01)
+    _say(name, path.name, cached=path.is_relative_to(cache_dir()) and path.stat().st_ctime < started - 0.01)
     return value
 
 
