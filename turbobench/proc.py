@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shlex
@@ -93,7 +94,7 @@ def run(command: Command, *, on_line: Callable[[str], None] | None = None) -> Co
         console.echo_command(quote(argv))
     started = time.monotonic()
     try:
-        process = subprocess.Popen(  # noqa: S603 - argv list, no shell
+        process = subprocess.Popen(
             argv,
             cwd=command.cwd,
             env={**os.environ, **(command.env or {})},
@@ -134,10 +135,8 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         try:
             process.wait(_KILL_GRACE_S)
         except subprocess.TimeoutExpired:
