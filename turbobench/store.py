@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, assert_never
+from typing import Any, assert_never
 
 import filelock
 
@@ -85,10 +85,6 @@ class Store:
             for record in self.records
             if record["kind"] == "cell" and record["outcome"] == "measured"
         )
-
-    def reload(self) -> Self:
-        self.records = read(self.path)
-        return self
 
 
 @contextmanager

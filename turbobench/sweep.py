@@ -31,6 +31,7 @@ _REFERENCE_PARAMS = 134_515_008  # of SmolLM2-135M, which the prior of the ETA w
 _NOISY_CORES = 0.3
 _LEAST_TIMEOUT_S = 1800.0
 _TIMEOUT_FACTOR = 20.0
+_BASE_TIMEOUT_S = 24 * 3600.0  # a large model may need hours; only a hang needs more than a day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,7 @@ def _run_jobs(
 
 def _context(prepared: Prepared, executor: Executor) -> RunContext:
     def run_base(command: proc.Command, on_line: Callable[[str], None]) -> proc.Completed:
-        return executor(command, on_line=on_line)
+        return executor(replace(command, timeout_s=_BASE_TIMEOUT_S), on_line=on_line)
 
     build, speed = prepared.build, prepared.spec.speed
     source = BaseSource(
