@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("mypy",),
         ("turbobench.codec", "check"),
     ],
-    ids=lambda check: " ".join(check),
+    ids=" ".join,
 )
 def test_the_project_passes(check: tuple[str, ...]) -> None:
     ended = subprocess.run(  # a tool of the development environment, run as a developer runs it

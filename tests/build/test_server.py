@@ -82,7 +82,7 @@ def test_a_restored_slot_goes_on_as_if_nothing_had_happened(server: _Server) -> 
 
 
 def test_the_context_is_never_shifted(server: _Server) -> None:
-    """Shifting would rotate keys that are rotated already: the server refuses it, and a full context ends the answer."""
+    """Shifting would rotate rotated keys again: the server refuses it, and a full context ends the answer."""
     assert "KV cache shifting is not supported for this context" in server.log.read_text()
     ended = server.complete(0, _PROMPT, 400)
     assert ended["tokens_predicted"] < 400
