@@ -11,7 +11,8 @@ import pytest
 from tests.sweeps import Replay, prepared
 from turbobench import proc, store
 from turbobench.config import SweepSpec
-from turbobench.errors import ConfigError, CorpusError, DiskFullError
+from turbobench.errors import ConfigError, CorpusError, DiskFullError, StoreError
+from turbobench.machine import host_id
 from turbobench.sweep import Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
 
@@ -56,6 +57,16 @@ def test_a_second_run_starts_nothing_and_changes_nothing(sweep: Prepared, replay
     assert run_sweep(sweep, tmp_path, executor=again).n_cached == N_CELLS
     assert again.commands == []
     assert (tmp_path / store.RECORDS).read_bytes() == before
+
+
+def test_a_set_of_another_machine_is_not_continued(sweep: Prepared, replay: Replay, tmp_path: Path) -> None:
+    run_sweep(sweep, tmp_path / "set", executor=replay)
+    records = tmp_path / "set" / store.RECORDS
+    foreign = records.read_text().replace(host_id(), "0123456789ab")
+    records.write_text(foreign)
+    with pytest.raises(StoreError, match="measured on another machine"):
+        run_sweep(sweep, tmp_path / "set", executor=replay)
+    assert records.read_text() == foreign
 
 
 def test_a_crash_costs_one_job_and_the_next_run_retries_only_that(

@@ -2,6 +2,7 @@
 
 Schema history
 1  `sweep` (provenance of one run) and `cell` (one outcome of one cell in one round) records.
+   A `sweep` has had `host` since a set may no longer be continued on another machine; one without counts as foreign.
 """
 
 from __future__ import annotations

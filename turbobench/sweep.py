@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 from turbobench import __version__, console, proc
 from turbobench.base_logits import BaseLogits, BaseSource, base_path
 from turbobench.config import SweepSpec
-from turbobench.errors import ConfigError
+from turbobench.errors import ConfigError, StoreError
 from turbobench.eta import EtaModel
-from turbobench.machine import Machine, busy_cores
+from turbobench.machine import Machine, busy_cores, host_id
 from turbobench.matrix import Job, plan
 from turbobench.model import ModelFacts
 from turbobench.outcome import Failed, Measured, Skipped
@@ -188,6 +188,11 @@ def _begin(store: Store, prepared: Prepared, jobs: list[Job]) -> str:
     planned = list(dict.fromkeys(cell.id for job in jobs for cell in job.cells))
     provenance = _provenance(prepared)
     last = next((record for record in reversed(store.records) if record["kind"] == "sweep"), None)
+    if last is not None and last.get("host") != host_id():
+        # Cells are named by what was asked, so another machine's would be taken for finished ones.
+        raise StoreError(
+            f"{store.path.parent} was measured on another machine", "give this machine a folder of its own with --out"
+        )
     if last is not None and (last["planned"], last["provenance"]) == (planned, provenance):
         return str(last["sweep_id"])
     now = datetime.now(UTC)
@@ -199,6 +204,7 @@ def _begin(store: Store, prepared: Prepared, jobs: list[Job]) -> str:
             "sweep_id": sweep_id,
             "date": now.isoformat(timespec="seconds"),
             "set": store.path.parent.name,
+            "host": host_id(),
             "provenance": provenance,
             "planned": planned,
         }

@@ -68,8 +68,9 @@ def _groups(rows: Sequence[Row]) -> list[list[str]]:
     pairs = list(dict.fromkeys(pair_name(row) for row in rows))
     lead = [pair for pair in pairs if pair == _BASELINE]
     others = [pair for pair in pairs if pair != _BASELINE]
-    size = _PAIRS_PER_TABLE - len(lead)
-    groups = [lead + others[i : i + size] for i in range(0, len(others), size)]
+    most = _PAIRS_PER_TABLE - len(lead)
+    size = math.ceil(len(others) / max(1, math.ceil(len(others) / most)))  # no lone column in the last table
+    groups = [lead + others[i : i + size] for i in range(0, len(others), max(1, size))]
     return groups or [lead]
 
 
