@@ -40,7 +40,7 @@ def test_the_committed_set_covers_what_the_readme_promises() -> None:
     assert spec.quality.chunks >= 8
     assert len(spec.quality_pairs) == 12
     assert {0, 4096} <= set(spec.speed.depths)
-    assert KVPair("q8_0", "turbo3") in spec.speed_pairs
+    assert {KVPair.parse(name) for name in ("f16", "q8_0", "q4_0", "turbo4", "turbo3")} <= set(spec.speed_pairs)
 
 
 def test_an_unknown_sweep_name_gets_a_suggestion() -> None:

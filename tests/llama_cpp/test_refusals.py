@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build import tiny_models
+from tests.llama_cpp import tiny_models
 from turbobench import proc
 from turbobench.build import Build
 from turbobench.kvtypes import KVPair
