@@ -108,6 +108,13 @@ def kld(cpu_build: Build, model_f16: Path, text: Corpus, tmp_path_factory: pytes
     return measured
 
 
+@pytest.fixture(scope="module")
+def short_kld(cpu_build: Build, model_f16: Path, text: Corpus, tmp_path_factory: pytest.TempPathFactory) -> _Kld:
+    measured = _Kld(cpu_build, model_f16, tmp_path_factory.mktemp("short") / "base.logits", 256)
+    measured.make_base(text)
+    return measured
+
+
 def test_turbo4_is_closer_to_f16_than_q4_0_with_fewer_bits(kld: _Kld) -> None:
     assert 0 < kld.of("turbo4").kld_mean < kld.of("q4_0").kld_mean
 
@@ -116,9 +123,8 @@ def test_q8_0_is_nearly_exact(kld: _Kld) -> None:
     assert 0 < kld.of("q8_0").kld_mean <= 0.0005
 
 
-@pytest.mark.parametrize("name", ["turbo4", "turbo3", "q8_0/turbo3", "q4_1", "f16/turbo4"])
-def test_the_decode_kernel_agrees_with_prefill(kld: _Kld, name: str) -> None:
+@pytest.mark.parametrize("name", ["turbo4", "q8_0/turbo3", "turbo3/q4_1", "f16/turbo4"])
+def test_the_decode_kernel_agrees_with_prefill(short_kld: _Kld, name: str) -> None:
     """Perplexity at the default batch never runs the decode kernel, so a broken one would go unseen."""
-    prefill, decode = kld.of(name), kld.of(name, n_ubatch=1)
-    assert decode.kld_mean == pytest.approx(prefill.kld_mean, abs=3 * (prefill.kld_err + decode.kld_err) / 2)
-    assert decode.kld_mean == pytest.approx(prefill.kld_mean, rel=0.25)
+    prefill, decode = short_kld.of(name), short_kld.of(name, n_ubatch=1)
+    assert decode.kld_mean == pytest.approx(prefill.kld_mean, abs=prefill.kld_err + decode.kld_err)
