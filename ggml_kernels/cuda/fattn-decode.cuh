@@ -189,7 +189,8 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
     uint4 * s_books_v = s_books_k + 8;
     char  * tiles     = smem + 256 + 64;
     constexpr int STAGES = 3;
-    constexpr int STAGE = TILE*(STRIDE_K + STRIDE_V);
+    constexpr int MASK_ROWS = NT*8; // no more queries than columns
+    constexpr int STAGE = TILE*(STRIDE_K + STRIDE_V) + MASK_ROWS*TILE*2;
 
     const int warp = threadIdx.x/32, lane = threadIdx.x%32, g = lane/4, t = lane%4;
     const int split = blockIdx.x, head_kv = blockIdx.y*HEADS + warp, seq = blockIdx.z;
@@ -220,7 +221,11 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
         static_assert(TILE % HEADS == 0 && ROWS <= 16, "a half warp has a lane for each row");
         char * dk = tiles + stage*STAGE;
         char * dv = dk + TILE*STRIDE_K;
-        if (threadIdx.x == 0) { barrier_expect(&ready[stage], TILE*HEADS*(ROW_K + ROW_V)); }
+        if (threadIdx.x == 0) { barrier_expect(&ready[stage], TILE*HEADS*(ROW_K + ROW_V) + (p.mask ? p.n_q*TILE*2 : 0)); }
+        if (warp == 0 && lane < p.n_q && p.mask) {
+            copy_bulk(dv + TILE*STRIDE_V + lane*TILE*2,
+                p.mask + (int64_t) (seq%p.seq_m)*p.nbm3 + (int64_t) lane*p.nbm1 + (int64_t) tile*TILE*2, TILE*2, &ready[stage]);
+        }
         const int r = warp*ROWS + lane%16;
         if (lane%16 < ROWS) {
             const int64_t pos = min(tile*TILE + r, p.n_kv - 1);
@@ -293,7 +298,7 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
     }
 
     // the mask rows of columns 2t and 2t + 1; PLAIN masks hold 0 and -inf, so they need no factor
-    const half * mask[NT][2];
+    int mask_row[NT][2];
     float slope[NT][2];
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
@@ -301,7 +306,7 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
         for (int j = 0; j < 2; ++j) {
             const int col = min(n*8 + 2*t + j, ncols - 1);
             const int h = head_kv*p.gqa + col%p.gqa;
-            mask[n][j] = (const half *) (p.mask + (int64_t) (seq%p.seq_m)*p.nbm3 + (int64_t) (col/p.gqa)*p.nbm1) + tile0*TILE + g;
+            mask_row[n][j] = col/p.gqa*TILE + g;
             slope[n][j] = LOG2E;
             if (!PLAIN && p.max_bias != 0.0f) { slope[n][j] *= h < p.n_head_log2 ? powf(p.m0, h + 1) : powf(p.m1, 2*(h - p.n_head_log2) + 1); }
         }
@@ -316,6 +321,7 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
         const bool last = (tile + 1)*TILE > p.n_kv;
         const char * tk = tiles + stage*STAGE + warp*ROW_K;
         const char * tv = tiles + stage*STAGE + TILE*STRIDE_K + warp*ROW_V;
+        const half * tm = (const half *) (tiles + stage*STAGE + TILE*(STRIDE_K + STRIDE_V));
 
         // scores
         float s[NT][STEPS][4];
@@ -370,8 +376,8 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
                         x1 = p.softcap*LOG2E*tanhf(x1);
                     }
                     if (p.mask) { // rows of the mask are as long as the tiles, or -inf follows
-                        const float m0 = __half2float(mask[n][0][st*16 + r*8]);
-                        const float m1 = p.n_q == 1 ? m0 : __half2float(mask[n][1][st*16 + r*8]);
+                        const float m0 = __half2float(tm[mask_row[n][0] + st*16 + r*8]);
+                        const float m1 = p.n_q == 1 ? m0 : __half2float(tm[mask_row[n][1] + st*16 + r*8]);
                         x0 = fmaxf(PLAIN ? x0 + m0 : x0 + m0*slope[n][0], -1e30f);
                         x1 = fmaxf(PLAIN ? x1 + m1 : x1 + m1*slope[n][1], -1e30f);
                     }
@@ -390,8 +396,6 @@ fattn_decode(const fattn_decode_params p, const uint4 * __restrict__ books_k, co
                 mx0 = fmaxf(mx0, s[n][i/2][i%2*2]);
                 mx1 = fmaxf(mx1, s[n][i/2][i%2*2 + 1]);
             }
-            mask[n][0] += TILE;
-            mask[n][1] += TILE;
 #pragma unroll
             for (int w = 4; w < 32; w *= 2) {
                 mx0 = fmaxf(mx0, __shfl_xor_sync(~0u, mx0, w));
