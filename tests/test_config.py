@@ -95,6 +95,7 @@ def test_an_unknown_type_gets_a_suggestion(tmp_path: Path) -> None:
         ("name: x\npairs: [f16]\nspeed: {depths: [-1]}\n", "'speed.depths.0' should be greater than or equal to 0"),
         ("name: x\npairs: [f16]\nspeed: {depths: [0, 0]}\n", "the same value is listed twice"),
         ("name: x\npairs: [f16]\nspeed: {depths: []}\n", "'speed.depths'"),
+        ("name: x\npairs: [f16]\nspeed: {rounds_at: {8: 2}}\n", "rounds_at names depth 8, which is not measured"),
         ("name: x\npairs: [f16]\nspeed: {rounds: 0}\n", "'speed.rounds' should be greater than or equal to 1"),
         ("name: x\npairs: [f16]\nspeed: {rounds: true}\n", "'speed.rounds' should be a valid integer, not True"),
         ("name: x\npairs: [f16]\nspeed: {rounds: many}\n", "'speed.rounds' should be a valid integer, not 'many'"),

@@ -49,6 +49,13 @@ def test_rounds_repeat_the_same_cells() -> None:
     assert len({cell.id for job in jobs for cell in job.cells}) == 2 * 2 * len(PAIRS)
 
 
+def test_single_depths_may_have_more_rounds() -> None:
+    jobs = _plan(_speed(rounds=1, rounds_at={0: 3}, depths=(0, 4096)))
+    depths = [job.cells[0].n_depth for job in jobs]
+    assert depths.count(0) == 3 * depths.count(4096)
+    assert max(job.round for job in jobs if job.cells[0].n_depth == 0) == 2
+
+
 def test_more_rounds_keep_the_ids_of_the_first_ones() -> None:
     few, many = ({cell.id for job in _plan(_speed(rounds=n)) for cell in job.cells} for n in (1, 5))
     assert few == many

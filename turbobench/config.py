@@ -97,6 +97,7 @@ class SpeedSpec(Strict):
     """What llama-bench measures: `pp` prompt tokens and `tg` generated tokens at each depth, `rounds` times over.
 
     A round visits every pair at every depth once, so that drift of the machine meets all pairs alike;
+    `rounds_at` gives single depths a number of their own: shallow ones are cheap, and the noisiest.
     `repetitions` are the samples one process takes. `threads` None means as many as the machine has cores.
     """
 
@@ -104,6 +105,7 @@ class SpeedSpec(Strict):
     pp: Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)] = 512
     tg: Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)] = 32
     rounds: Count = 2
+    rounds_at: dict[Depth, Count] = Field(default_factory=dict)
     repetitions: Count = 1
     threads: Count | None = None
     pairs: Pairs | None = None
@@ -112,7 +114,12 @@ class SpeedSpec(Strict):
     def _measures_something(self) -> Self:
         if self.pp == 0 and self.tg == 0:
             raise ValueError("pp and tg are both 0: nothing to measure")
+        if stray := set(self.rounds_at) - set(self.depths):
+            raise ValueError(f"rounds_at names depth {min(stray)}, which is not measured")
         return self
+
+    def rounds_of(self, depth: int) -> int:
+        return self.rounds_at.get(depth, self.rounds)
 
 
 class QualitySpec(Strict):

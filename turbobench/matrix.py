@@ -162,7 +162,7 @@ def _speed_jobs(
         params = {**threads, "repetitions": spec.repetitions}
         return Cell(kind="speed", test=test, pair=pair, n_depth=depth, path=path, params=params, **common)
 
-    for number in range(spec.rounds):
-        for depth in spec.depths:
+    for number in range(max(map(spec.rounds_of, spec.depths))):
+        for depth in (depth for depth in spec.depths if number < spec.rounds_of(depth)):
             for pair in pairs if number % 2 == 0 else reversed(pairs):
                 yield Job(cells=tuple(cell(pair, depth, *test) for test in tests), round=number)
