@@ -12,6 +12,9 @@ from turbobench.gguf_header import Header, StringArray, Value, read_header
 from turbobench.hashing import cached_sha256
 from turbobench.kvtypes import KV_TYPES, KVPair
 
+RANDOM_WEIGHTS_KEY = "turbobench.synthetic"
+RANDOM_WEIGHTS = "random weights, throughput only"
+
 _N_CTX_PAD = 256  # llama-context.cpp: cparams.n_ctx = GGML_PAD(cparams.n_ctx, 256)
 _HADAMARD = 64  # llama-kv-cache.cpp: rotation needs a head size that is a multiple of this
 
@@ -51,7 +54,8 @@ class ModelFacts:
 
     `n_head_kv` is 0 and `kv_layers` False where a layer keeps no cache of its own (recurrent, or shared with another
     layer). `n_swa` is the window in tokens, 0 for none; `swa_layers` are the layers it holds for, whose head
-    sizes are `head_dim_k_swa`, `head_dim_v_swa`. `n_layer` leaves out layers that only draft (MTP).
+    sizes are `head_dim_k_swa`, `head_dim_v_swa`. `n_layer` leaves out layers that only draft (MTP). `random_weights`
+    is whether the file is one of `turbobench synth`, which has the speed of a model and no meaning.
     """
 
     path: Path
@@ -76,6 +80,7 @@ class ModelFacts:
     n_swa: int
     swa_layers: tuple[bool, ...]
     kv_layers: tuple[bool, ...]
+    random_weights: bool
 
     def head_dims(self, layer: int) -> tuple[int, int]:
         """Return the head sizes of K and V in one layer."""
@@ -241,6 +246,7 @@ def _facts(path: Path, header: Header, fields: _Fields) -> ModelFacts:
         n_swa=n_swa,
         swa_layers=swa_layers,
         kv_layers=_kv_layers(fields, n_layer, n_head_kv),
+        random_weights=bool(fields.raw(RANDOM_WEIGHTS_KEY, prefix=False)),
     )
 
 
