@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import fake_tools
+from tests.fake_tools import H200, RTX_4090
 from tests.trees import Checkout, source_tree
-from turbobench import proc, stack
+from turbobench import backends, proc, stack
 from turbobench.build import Build, build, find_build
 from turbobench.errors import BuildError, ConfigError, MeasurementError, ToolchainError
 from turbobench.git import Git
@@ -152,3 +154,62 @@ def test_no_compiler_is_told_with_the_command_that_installs_one(
 def test_the_place_of_the_package_is_no_part_of_the_flags(tree: PatchedTree) -> None:
     made: Build = build(tree, "cpu", smoke=_runs)
     assert not any("/" in flag.partition("=")[2] for flag in made.cmake_flags)
+
+
+@pytest.fixture
+def gpu_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put an nvcc on PATH, and an nvidia-smi that finds no GPU."""
+    fake_tools.no_gpu_settings(monkeypatch)
+    folder = tmp_path / "gpu-tools"
+    fake_tools.first_on_path(monkeypatch, folder)
+    fake_tools.nvcc(folder, 80, 89, 90)
+    fake_tools.script(folder, "nvidia-smi", "exit 9")
+    return folder
+
+
+def _plug_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
+    """Let the driver find these: at a path of its own, since what one path says is remembered."""
+    fake_tools.nvidia_smi(folder / "driver", *gpus)
+    fake_tools.first_on_path(monkeypatch, folder / "driver")
+
+
+def test_without_a_gpu_and_without_an_architecture_there_is_no_cuda_build(tree: PatchedTree, gpu_tools: Path) -> None:
+    with pytest.raises(ToolchainError, match="--arch 90"):
+        build(tree, "cuda", smoke=_must_not_run)
+
+
+def test_a_build_for_a_gpu_that_is_not_here_is_stamped_as_never_run(tree: PatchedTree, gpu_tools: Path) -> None:
+    made = build(tree, "cuda", smoke=_must_not_run, archs=("90",))
+    assert "never run" in made.untested
+    assert made.archs == ("90",)
+    assert "-DGGML_CUDA_FA_QUANTS=f16-f16;bf16-bf16" in made.cmake_flags
+    assert made.compiler.endswith("; nvcc 13.0.88")
+    assert build(tree, "cuda", smoke=_must_not_run, archs=("90",)) == made
+
+
+def test_once_there_is_a_gpu_the_same_build_is_tested_and_keeps_its_id(
+    tree: PatchedTree, gpu_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untested = build(tree, "cuda", smoke=_must_not_run, archs=("90",))
+    _plug_in(gpu_tools, monkeypatch, H200)
+    tested: list[Path] = []
+    made = build(tree, "cuda", smoke=tested.append)
+    assert len(tested) == 1
+    assert (made.id, made.untested) == (untested.id, "")
+
+
+def test_a_gpu_that_the_build_has_no_code_for_needs_another_build(
+    tree: PatchedTree, gpu_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = build(tree, "cuda", smoke=_must_not_run, archs=("89", "90"))
+    _plug_in(gpu_tools, monkeypatch, RTX_4090)
+    assert find_build(tree, "cuda") == both
+    assert find_build(tree, "cuda", ("80",)) is None
+    other = build(tree, "cuda", smoke=_runs, archs=("80",))
+    assert other.id != both.id
+    assert find_build(tree, "cuda") is None
+
+
+def test_an_architecture_is_refused_for_the_cpu() -> None:
+    with pytest.raises(ConfigError, match="not for the cpu backend"):
+        backends.get("cpu").arch("90")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fake_tools
 from turbobench.doctor import Finding, Status, examine
 
 
@@ -40,4 +41,13 @@ def test_what_is_missing_always_comes_with_what_mends_it(
 
 
 def test_backends_that_are_planned_are_not_claimed(cache: Path) -> None:
-    assert _of(examine(), "backend cuda").value == "not in this version"
+    assert _of(examine(), "backend metal").value == "not in this version"
+
+
+def test_a_backend_that_cannot_be_built_says_why(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tools.no_gpu_settings(monkeypatch)
+    fake_tools.first_on_path(monkeypatch, tmp_path / "bin")
+    fake_tools.script(tmp_path / "bin", "nvidia-smi", "exit 9")
+    fake_tools.nvcc(tmp_path / "bin", 90)
+    assert "--arch 90" in _of(examine(), "backend cuda").value
+    assert _of(examine(), "backend hip").status is Status.ABSENT

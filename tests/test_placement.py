@@ -31,6 +31,7 @@ def test_each_context_of_a_log_is_observed(bench: list[placement.Observed]) -> N
         flash_attn=True,
         kv_buffers=("CPU",),
         n_splits=1,
+        n_kv_layers=30,
     )
 
 
@@ -69,3 +70,90 @@ def test_no_rotation_is_expected_of_a_head_size_that_upstream_does_not_rotate(be
 def test_a_log_without_a_cache_proves_nothing() -> None:
     assert placement.observe(["nothing here"]) == []
     assert placement.judge(None, PAIR, backend="cpu", head_dims=(64, 64)).placement == "unverified"
+
+
+GPU_PAIR = KVPair("turbo4", "turbo3")
+
+
+def _gpu_log(*, splits: str = "2", buffer: str = "CUDA0", offloaded: int = 37, warning: str = "") -> list[str]:
+    """Return the telling lines of a llama-bench with -ngl 99 on one GPU.
+
+    Written after the formats in the pin's ggml-cuda.cu, llama-model.cpp, llama-kv-cache.cpp and llama-context.cpp,
+    not captured.
+    """
+    return f"""\
+ggml_cuda_init: found 1 CUDA devices (Total VRAM: 143167 MiB):
+  Device 0: NVIDIA H200, compute capability 9.0, VMM: yes, VRAM: 143167 MiB
+load_tensors: offloading output layer to GPU
+load_tensors: offloading {offloaded - 1} repeating layers to GPU
+load_tensors: offloaded {offloaded}/37 layers to GPU
+load_tensors:        CUDA0 model buffer size =  4059.38 MiB
+llama_context: constructing llama_context
+llama_context: flash_attn            = enabled
+llama_kv_cache: {buffer:>10} KV buffer size =  4320.00 MiB
+llama_kv_cache: size = 4320.00 MiB (131072 cells,  36 layers,  1/1 seqs), K (turbo4): 2448.0 MiB, V (turbo3): 1872.0 MiB
+llama_kv_cache: attn_rot_k = 1, n_embd_head_k_all = 128
+llama_kv_cache: attn_rot_v = 1, n_embd_head_k_all = 128
+sched_reserve:      CUDA0 compute buffer size =   304.75 MiB
+sched_reserve: graph{" (pp bs=512, tg bs=1)" if "/" in splits else ""}: nodes = 1268, splits = {splits}
+{warning}""".splitlines()
+
+
+def _judged(log: list[str], backend: str = "cuda") -> placement.Verdict:
+    return placement.judge(placement.observe(log)[-1], GPU_PAIR, backend=backend, head_dims=(128, 128))
+
+
+def test_a_graph_that_stays_on_the_gpu_after_the_embedding_is_verified() -> None:
+    (found,) = placement.observe(_gpu_log())
+    assert (found.n_splits, found.n_kv_layers, found.offloaded) == (2, 36, (37, 37))
+    assert found.devices == ("NVIDIA H200, compute capability 9.0",)
+    assert _judged(_gpu_log()).placement == "verified"
+
+
+def test_every_context_of_a_model_knows_how_the_model_was_loaded() -> None:
+    log = _gpu_log()
+    second = log[log.index("llama_context: constructing llama_context") :]
+    assert [found.offloaded for found in placement.observe([*log, *second])] == [(37, 37)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "why"),
+    [
+        ({"splits": "74"}, "fallback", "attention ran on the CPU: 74 graph splits over 36 attention layers"),
+        ({"splits": "2 / 74"}, "fallback", "attention ran on the CPU"),  # only when generating
+        ({"splits": "4"}, "unverified", "some operations left the device"),
+        ({"buffer": "CPU"}, "fallback", "K/V in CPU"),
+        ({"buffer": "CUDA_Host"}, "fallback", "K/V in CUDA_Host"),
+        ({"offloaded": 12}, "fallback", "12 of 37 layers"),
+        (
+            {"warning": "ggml_cuda_flash_attn_ext_vec: no FlashAttention vector kernel compiled for K/V types a-b"},
+            "fallback",
+            "converted to f16",
+        ),
+    ],
+)
+def test_what_left_the_gpu_is_said(changes: dict[str, object], expected: str, why: str) -> None:
+    verdict = _judged(_gpu_log(**changes))  # type: ignore[arg-type]
+    assert verdict.placement == expected
+    assert why in verdict.reason
+
+
+def test_layers_spread_over_two_gpus_need_one_more_split() -> None:
+    log = _gpu_log(splits="3")
+    log.insert(9, "llama_kv_cache:      CUDA1 KV buffer size =  2160.00 MiB")
+    assert _judged(log).placement == "verified"
+
+
+def test_a_log_that_does_not_show_the_layers_proves_nothing() -> None:
+    log = [line for line in _gpu_log() if "offload" not in line]
+    assert _judged(log).placement == "unverified"
+
+
+def test_the_buffers_of_hip_have_a_name_of_their_own() -> None:
+    assert _judged(_gpu_log(buffer="ROCm0"), backend="hip").placement == "verified"
+    assert _judged(_gpu_log(), backend="hip").placement == "fallback"
+
+
+def test_every_line_that_is_observed_is_kept_as_a_fact() -> None:
+    log = _gpu_log(warning="x: no FlashAttention vector kernel compiled for K/V types a-b")
+    assert placement.observe(filter(placement.is_fact, log)) == placement.observe(log)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from turbobench import backends, console, host, paths, proc
+from turbobench import backends, console, gpu, host, paths, proc
 from turbobench.errors import BuildError, ToolchainError
 from turbobench.machine import this_machine
 from turbobench.ninja import Compilation, ninja_status
 from turbobench.proc import CommandError
 from turbobench.stack import PatchedTree
-from turbobench.toolchain import Compiler, Tools, find_tools
+from turbobench.toolchain import Compiler, DeviceCompiler, Tools, find_tools
 
 # What measuring needs; the demo builds no more.
 DEFAULT_TARGETS = ("llama-bench", "llama-perplexity", "llama-quantize")
@@ -48,6 +48,7 @@ _COMMON_FLAGS = (
 class Build:
     """Programs of one patched tree for one backend, which passed the smoke test on a CPU named `cpu`.
 
+    `untested` says why the smoke test was not run, and is empty if it passed. `archs` are those of the device code;
     `notes` are what a reader of results must know; `built_at` is UTC, ISO 8601.
     """
 
@@ -61,6 +62,8 @@ class Build:
     cpu: str
     notes: tuple[str, ...]
     built_at: str
+    archs: tuple[str, ...] = ()
+    untested: str = ""
 
     def program(self, name: str) -> Path:
         """Return the path of a program, such as "llama-bench"; BuildError if it was not built."""
@@ -81,31 +84,44 @@ def build(
     smoke: Callable[[Path], None],
     jobs: int | None = None,
     targets: tuple[str, ...] = DEFAULT_TARGETS,
+    archs: tuple[str, ...] = (),
 ) -> Build:
     """Return the build of `tree` for `backend`, made now unless it is there with all of `targets`.
 
-    `smoke` gets the folder of the programs and raises if they do not work. ToolchainError if this machine cannot build,
-    BuildError with the first errors and the log's path if it failed. What is compiled stays, for the next run to go on.
+    Device code is compiled for `archs`, or for the GPUs found here if none are named. `smoke` gets the folder of the
+    programs and raises if they do not work; where no GPU is, a build for one is stamped as untested. ToolchainError if
+    this machine cannot build, BuildError with the first errors and the log's path if it failed. What is compiled stays,
+    for the next run to go on.
     """
     module = backends.get(backend)
-    if (found := find_build(tree, backend)) and not _missing(found, targets):
+    if (found := find_build(tree, backend, archs)) and _is_complete(found, targets):
         return found
-    if reason := module.unavailable():
+    if reason := module.unavailable(archs):
         raise ToolchainError(f"backend {backend} cannot be built here: {reason}", "see 'turbobench doctor'")
     folder = _build_dir(tree, backend)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        if (found := find_build(tree, backend)) and not _missing(found, targets):
+        if (found := find_build(tree, backend, archs)) and _is_complete(found, targets):
             return found  # made by another process meanwhile
         paths.require_free(folder, _NEEDED_BYTES, f"the {backend} build")
-        tools = find_tools(tree.path)
+        work = _Work(
+            folder=folder,
+            tools=find_tools(tree.path, cmake=module.CMAKE_MINIMUM),
+            device_compiler=module.device_compiler(),
+            jobs=jobs,
+            targets=targets,
+            archs=archs or gpu.archs(module.gpus()),
+        )
         (folder / _STAMP).unlink(missing_ok=True)
-        flags = _until_it_runs(tree, backend, smoke, _Work(folder=folder, tools=tools, jobs=jobs, targets=targets))
-        return _stamp(tree, backend, flags, tools.compiler)
+        flags = _until_it_runs(tree, backend, smoke, work)
+        return _stamp(tree, backend, flags, work)
 
 
-def find_build(tree: PatchedTree, backend: str) -> Build | None:
-    """Return the stamped build of exactly this tree on this machine's CPU, or None."""
+def find_build(tree: PatchedTree, backend: str, archs: tuple[str, ...] = ()) -> Build | None:
+    """Return the stamped build of exactly this tree on this machine's CPU, or None.
+
+    It must hold device code for all of `archs`, or for all GPUs found here if none are named.
+    """
     folder = _build_dir(tree, backend)
     try:
         fields = json.loads((folder / _STAMP).read_text())
@@ -115,20 +131,26 @@ def find_build(tree: PatchedTree, backend: str) -> Build | None:
                 "bin_dir": folder / "bin",
                 "cmake_flags": tuple(fields["cmake_flags"]),
                 "notes": tuple(fields["notes"]),
+                "archs": tuple(fields.get("archs", ())),  # a stamp of a CPU build may be older than they are
             }
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # Native code of another machine, out of a shared cache, may not run here.
-    return stamped if stamped.tree_id == tree.tree_id and stamped.cpu == this_machine().cpu else None
+    if stamped.tree_id != tree.tree_id or stamped.cpu != this_machine().cpu:
+        return None
+    wanted = archs or gpu.archs(backends.get(backend).gpus())
+    return stamped if set(wanted) <= set(stamped.archs) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
     folder: Path
     tools: Tools
+    device_compiler: DeviceCompiler | None
     jobs: int | None
     targets: tuple[str, ...]
+    archs: tuple[str, ...]
 
 
 def _until_it_runs(tree: PatchedTree, backend: str, smoke: Callable[[Path], None], work: _Work) -> tuple[str, ...]:
@@ -138,11 +160,13 @@ def _until_it_runs(tree: PatchedTree, backend: str, smoke: Callable[[Path], None
         flags = (
             *_COMMON_FLAGS,
             f"-DLLAMA_BUILD_COMMIT={tree.base_commit[:9]}",
-            *module.cmake_flags(work.tools.compiler),
+            *module.cmake_flags(work.tools.compiler, work.archs),
         )
         for note in module.notes(work.tools.compiler):
             console.step(note)
         _compile(tree, backend, flags, work)
+        if _untested(backend):
+            return flags
         console.step("smoke test: decoding with every cache type")
         try:
             smoke(work.folder / "bin")
@@ -166,7 +190,11 @@ def _compile(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Wor
         f"-DCMAKE_MAKE_PROGRAM={tools.ninja}",
         f"-DGGML_CCACHE={'ON' if tools.ccache else 'OFF'}",
     )
-    compilers = (f"-DCMAKE_C_COMPILER={compiler.cc}", f"-DCMAKE_CXX_COMPILER={compiler.cxx}")
+    compilers = (
+        f"-DCMAKE_C_COMPILER={compiler.cc}",
+        f"-DCMAKE_CXX_COMPILER={compiler.cxx}",
+        *(work.device_compiler.cmake_flags if work.device_compiler else ()),
+    )
     # A flag that an earlier configuration had and this one has not must not linger in CMake's cache.
     lingering = ("-U", "CMAKE_PROJECT_ggml_INCLUDE")
     argv: list[str | Path] = [
@@ -186,7 +214,8 @@ def _compile(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Wor
     if not ended.ok:
         raise watch.failure(f"configuring the {backend} build", ended)
     jobs = work.jobs or _default_jobs()
-    console.step(f"compiling {', '.join(work.targets)} with {jobs} jobs")
+    devices = f" for {', '.join(work.archs)}" if work.archs else ""
+    console.step(f"compiling {', '.join(work.targets)}{devices} with {jobs} jobs")
     env = {**ninja_status(), **_ccache_env(tree, compiler)}
     with watch.shown(f"building for {backend}"):
         argv = [tools.ninja, "-C", work.folder, "-j", str(jobs), *work.targets]
@@ -195,11 +224,20 @@ def _compile(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Wor
         raise watch.failure(f"compiling the {backend} build", ended)
 
 
-def _stamp(tree: PatchedTree, backend: str, flags: tuple[str, ...], compiler: Compiler) -> Build:
-    folder = _build_dir(tree, backend)
+def _untested(backend: str) -> str:
+    """Return why the smoke test cannot be run here, or nothing."""
+    module = backends.get(backend)
+    if module.N_GPU_LAYERS is None or module.gpus():
+        return ""
+    return f"no {backend} device on the machine that compiled it: it was never run"
+
+
+def _stamp(tree: PatchedTree, backend: str, flags: tuple[str, ...], work: _Work) -> Build:
+    folder, compiler = _build_dir(tree, backend), work.tools.compiler
+    compilers = (compiler.version, *([work.device_compiler.version] if work.device_compiler else []))
     # Where this package is installed is no part of a build's identity.
     named = tuple(flag.replace(str(Path(backends.__file__).parent) + os.sep, "") for flag in flags)
-    parts = "\0".join((tree.tree_id, backend, *named, compiler.version))
+    parts = "\0".join((tree.tree_id, backend, *named, *compilers))
     made = Build(
         id=hashlib.sha256(parts.encode()).hexdigest()[:12],
         backend=backend,
@@ -207,10 +245,12 @@ def _stamp(tree: PatchedTree, backend: str, flags: tuple[str, ...], compiler: Co
         base_commit=tree.base_commit,
         bin_dir=folder / "bin",
         cmake_flags=named,
-        compiler=compiler.version,
+        compiler="; ".join(compilers),
         cpu=this_machine().cpu,
         notes=backends.get(backend).notes(compiler),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        archs=work.archs,
+        untested=_untested(backend),
     )
     with paths.atomic_path(folder / _STAMP) as temporary:
         temporary.write_text(json.dumps({**asdict(made), "bin_dir": "bin"}, indent=1))
@@ -222,8 +262,10 @@ def _build_dir(tree: PatchedTree, backend: str) -> Path:
     return tree.path / f"build-{backend}"
 
 
-def _missing(found: Build, targets: tuple[str, ...]) -> list[str]:
-    return [name for name in targets if not _program(found.bin_dir, name).is_file()]
+def _is_complete(found: Build, targets: tuple[str, ...]) -> bool:
+    """Return whether nothing of it is left to be compiled, or to be tested now that it can be."""
+    compiled = all(_program(found.bin_dir, name).is_file() for name in targets)
+    return compiled and not (found.untested and not _untested(found.backend))
 
 
 def _program(bin_dir: Path, name: str) -> Path:

@@ -14,7 +14,10 @@ from turbobench.errors import BuildError, DiskFullError
 from turbobench.proc import Completed
 
 _COUNTER = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
-_ERROR = re.compile(r"(?:fatal )?error:|CMake Error|undefined reference|ninja: error:|: No such file or directory$")
+_ERROR = re.compile(
+    r"(?:fatal )?error:|ptxas (?:error|fatal)|CMake Error|undefined reference|ninja: error:"
+    r"|: No such file or directory$"
+)
 _KILLED = re.compile(r"Killed signal|signal 9|cannot allocate memory|virtual memory exhausted", re.IGNORECASE)
 _SHOWN_ERRORS = 3
 _QUARTER = 0.25

@@ -8,9 +8,10 @@ import selectors
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,6 +129,39 @@ def check(command: Command, *, on_line: Callable[[str], None] | None = None, hin
     if not completed.ok:
         raise CommandError(completed, hint)
     return completed
+
+
+@contextlib.contextmanager
+def beside(command: Command, on_line: Callable[[str], None]) -> Iterator[None]:
+    """Run a command beside the body and end it with the body; each line of its stdout goes to `on_line`, in a thread.
+
+    A program that cannot be started gives no lines.
+    """
+    try:
+        process = subprocess.Popen(
+            [os.fspath(part) for part in command.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except (FileNotFoundError, PermissionError):
+        yield
+        return
+    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
+    with process.stdout as pipe:
+
+        def read() -> None:
+            for raw in pipe:
+                on_line(raw.decode(errors="replace"))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield
+        finally:
+            kill_group(process)
+            reader.join()
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

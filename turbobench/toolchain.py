@@ -44,6 +44,14 @@ class Compiler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCompiler:
+    """A compiler of device code, such as nvcc; `cmake_flags` say where it is, and are no part of a build's identity."""
+
+    version: str
+    cmake_flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """What a build is made with."""
 
@@ -78,12 +86,15 @@ def find_compiler() -> Compiler:
     raise ToolchainError(where, install_hint("compiler"))
 
 
-def find_tools(tree: Path) -> Tools:
-    """Return everything that building `tree` needs; CMake and Ninja come from the package index if need be."""
+def find_tools(tree: Path, *, cmake: Version = (0,)) -> Tools:
+    """Return everything that building `tree` needs; CMake and Ninja come from the package index if need be.
+
+    `cmake` is the least version of CMake that a backend asks for, beyond what the tree does.
+    """
     compiler = find_compiler()
     return Tools(
         compiler=compiler,
-        cmake=system_cmake(cmake_minimum(tree)) or _from_index("cmake"),
+        cmake=system_cmake(max(cmake, cmake_minimum(tree))) or _from_index("cmake"),
         ninja=system_ninja() or _from_index("ninja"),
         ccache=system_ccache(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_one_process_measures_prompt_and_generation_at_one_depth_of_one_pair() -
     assert "-ctk q8_0 -ctv q4_0" in text
     assert "-p 64 -n 4 -d 128 -r 2" in text
     assert "-fa 1" in text
+
+
+def test_layers_go_to_the_gpu_only_where_there_is_one() -> None:
+    there = llama_bench.argv(Path("llama-bench"), Path("a.gguf"), replace(ASKED, n_gpu_layers=99))
+    assert "-ngl 99" in " ".join(there)
+    assert "-ngl" not in llama_bench.argv(Path("llama-bench"), Path("a.gguf"), ASKED)
 
 
 def test_every_row_and_every_raw_sample_is_kept(stdout: str) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from turbobench import host, paths, proc
+from turbobench.errors import ConfigError
+from turbobench.gpu import Gpu, PeakMemory
 from turbobench.machine import this_machine
-from turbobench.toolchain import Compiler
+from turbobench.toolchain import Compiler, DeviceCompiler, Version
+
+N_GPU_LAYERS: int | None = None
+CMAKE_MINIMUM: Version = (0,)  # what the tree asks for is enough
 
 NO_AMX_FILE = Path(__file__).with_name("no_amx.cmake")
 _AMX_FLAGS = ("-std=c++17", "-O3", "-march=native")
@@ -57,15 +64,34 @@ int main() {
 """
 
 
-def unavailable() -> str | None:
+def unavailable(archs: tuple[str, ...] = ()) -> str | None:
     return None
+
+
+def arch(text: str) -> str:
+    """Refuse every --arch with a ConfigError: the code is native."""
+    raise ConfigError(
+        f"--arch {text} is not for the cpu backend, which compiles for the CPU of this machine", "leave --arch away"
+    )
+
+
+def gpus() -> tuple[Gpu, ...]:
+    return ()
 
 
 def devices() -> tuple[str, ...]:
     return (f"{this_machine().cpu}, {this_machine().cores} threads",)
 
 
-def cmake_flags(compiler: Compiler) -> tuple[str, ...]:
+def peak_memory() -> AbstractContextManager[PeakMemory | None]:
+    return contextlib.nullcontext()
+
+
+def device_compiler() -> DeviceCompiler | None:
+    return None
+
+
+def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return native flags; the first call on a CPU that advertises AMX tries it, and the cache remembers the result."""
     flags = ("-DGGML_NATIVE=ON",)
     if "amx_tile" in host.cpu_flags() and _amx_verdict(compiler) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import typer
@@ -22,16 +23,25 @@ def command(
     *,
     backend: Annotated[str, typer.Option(help="Backend to build for.")] = "cpu",
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Compile jobs at once.")] = None,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option("--arch", metavar="ARCH,…", help="Compile device code for these, not for the GPUs found."),
+    ] = None,
     with_: Annotated[str, typer.Option("--with", metavar=_GROUPS, help="Build these too, or 'all'.")] = "",
     directory: DirOption = None,
     source: SourceOption = None,
 ) -> None:
     """Build the patched llama.cpp, and smoke-test it with every cache type."""
-    backends.get(backend)  # a misspelt name is told before anything is downloaded
+    module = backends.get(backend)  # a misspelt name is told before anything is downloaded
+    archs = tuple(dict.fromkeys(module.arch(name.strip()) for text in arch or () for name in text.split(",")))
     targets = _targets(with_)
     tree = apply(fetch(load_pin(), source=source), into=directory)
-    made = build(tree, backend, smoke=smoke, jobs=jobs, targets=targets)
-    console.done(f"{backend} build {made.id} of tree {made.tree_id[:12]}, {made.compiler}")
+    tested = functools.partial(smoke, backend=backend)
+    made = build(tree, backend, smoke=tested, jobs=jobs, targets=targets, archs=archs)
+    devices = f" for {', '.join(made.archs)}" if made.archs else ""
+    console.done(f"{backend} build {made.id}{devices} of tree {made.tree_id[:12]}, {made.compiler}")
+    if made.untested:
+        console.warn(f"the smoke test was not run: {made.untested}; a build on a machine with the device runs it")
     console.out.print(str(made.bin_dir))
 
 

@@ -21,7 +21,10 @@ from turbobench.kvtypes import KVPair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
-    """What one llama-bench process measures. `n_prompt` or `n_gen` 0 is no such test; `n_threads` None its default."""
+    """What one llama-bench process measures. `n_prompt` or `n_gen` 0 is no such test; `n_threads` None its default.
+
+    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one.
+    """
 
     pair: KVPair
     n_depth: int
@@ -30,6 +33,7 @@ class BenchRequest:
     repetitions: int
     n_threads: int | None = None
     n_ubatch: int = 512
+    n_gpu_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ def argv(program: Path, model: Path, request: BenchRequest) -> list[str]:
         *("-fa", "1"),
         *("-ctk", request.pair.type_k, "-ctv", request.pair.type_v),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
+        *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers))),
         *("-ub", str(request.n_ubatch)),
         *("-p", str(request.n_prompt), "-n", str(request.n_gen)),
         *("-d", str(request.n_depth)),

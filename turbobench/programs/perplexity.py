@@ -44,13 +44,17 @@ _BASE_CHUNK = re.compile(r"\[(\d+)\]" + _NUMBER + ",")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PplRequest:
-    """What one llama-perplexity process measures. `n_ubatch=1` takes the decode path; `n_threads` None its default."""
+    """What one llama-perplexity process measures. `n_ubatch=1` takes the decode path; `n_threads` None its default.
+
+    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one.
+    """
 
     pair: KVPair
     n_ctx: int
     chunks: int
     n_threads: int | None = None
     n_ubatch: int = 512
+    n_gpu_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +158,8 @@ def _common(program: Path, model: Path, request: PplRequest) -> list[str]:
         *("-fa", "on"),
         *("-ctk", request.pair.type_k, "-ctv", request.pair.type_v),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
+        # Fitting would load the model once more, without memory, and log a context that nothing runs in.
+        *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers), "-fit", "off")),
         *("-lv", "4"),
     ]
 
