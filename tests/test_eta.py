@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turbobench.eta import EtaModel, Work
+from turbobench.eta import CPU_REFERENCE, GPU_REFERENCE, EtaModel, Work
 
 
 def speed_job(depth: int) -> list[Work]:
@@ -45,4 +45,10 @@ def test_the_fit_finds_the_costs_of_a_machine_unlike_the_reference() -> None:
 
 
 def test_a_larger_model_is_expected_to_take_longer() -> None:
-    assert EtaModel(scale=10).predict(speed_job(0)) == pytest.approx(10 * EtaModel().predict(speed_job(0)))
+    tenfold = EtaModel(n_params=10 * CPU_REFERENCE.n_params)
+    assert tenfold.predict(speed_job(0)) == pytest.approx(10 * EtaModel().predict(speed_job(0)))
+
+
+def test_a_gpu_is_expected_to_prefill_128k_tokens_of_an_8b_model_in_half_a_minute() -> None:
+    prefill = Work.of("speed-prefill", [(0, 131072)])
+    assert 30 < EtaModel(GPU_REFERENCE).predict([prefill]) < 40

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests import fake_tools
 from tests.sweeps import Replay, prepared
-from turbobench import proc, store
+from turbobench import proc, report, store
 from turbobench.config import SweepSpec
-from turbobench.errors import ConfigError, CorpusError, DiskFullError, StoreError
+from turbobench.errors import ConfigError, CorpusError, DiskFullError, ModelError, StoreError, ToolchainError
+from turbobench.gpu import Gpu
 from turbobench.machine import host_id
+from turbobench.prepare import Request, inputs, prepare
 from turbobench.sweep import Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
+from turbobench.synth import SMOKE_SHAPE, write_model
+from turbobench.tidy import rows
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -182,3 +188,83 @@ def test_a_job_is_pending_while_any_cell_of_it_is(sweep: Prepared) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(44.6, "45 s"), (600, "10 min"), (12000, "3 h 20 min")])
 def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+GPU = Gpu(name="NVIDIA H200", arch="90", memory_mib=143771, driver="580.65.06", uuid="GPU-private")
+
+
+@pytest.fixture
+def gpu_sweep(sweep: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """Return the sweep as one of a GPU build and a model of random weights, speed and codec only."""
+    fake_tools.no_gpu_settings(monkeypatch)
+    fake_tools.first_on_path(monkeypatch, tmp_path / "gpu-tools")
+    fake_tools.nvidia_smi(tmp_path / "gpu-tools", f"9.0, {GPU.uuid}, 143771 MiB, 580.65.06, NVIDIA H200")
+    return replace(
+        sweep,
+        spec=SPEC.model_copy(update={"quality": None}),
+        build=replace(sweep.build, backend="cuda"),
+        model=replace(sweep.model, random_weights=True),
+        gpus=(GPU,),
+    )
+
+
+def test_a_gpu_sweep_puts_all_layers_there_and_a_log_of_the_cpu_is_a_fallback(
+    gpu_sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    run_sweep(gpu_sweep, tmp_path / "out", executor=replay)
+    assert all("-ngl 99" in text for text in replay.commands)
+    speed = [record for record in cells(tmp_path / "out") if record["cell"]["kind"] == "speed"]
+    assert {(record["placement"], record["placement_reason"]) for record in speed} == {("fallback", "K/V in CPU")}
+    assert {record["cell"]["device"] for record in speed} == {"NVIDIA H200"}
+
+
+def test_the_codec_is_not_measured_on_a_build_that_does_not_use_the_cpus(
+    gpu_sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    run_sweep(gpu_sweep, tmp_path / "out", executor=replay)
+    (codec,) = [record for record in cells(tmp_path / "out") if record["cell"]["kind"] == "nmse"]
+    assert codec["outcome"] == "skipped"
+
+
+def test_the_report_names_the_gpu_and_says_that_the_weights_are_random(
+    gpu_sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    run_sweep(gpu_sweep, tmp_path / "out", executor=replay)
+    assert GPU.uuid not in (tmp_path / "out" / store.RECORDS).read_text()
+    text = report.markdown(report.load(tmp_path / "out"))
+    assert "NVIDIA H200 (90), 143771 MiB, driver 580.65.06" in text
+    speed_tables = [part for part in text.split("\n## ") if part.startswith(("pp64", "tg4"))]
+    assert speed_tables
+    assert all("random weights, throughput only" in part for part in (*speed_tables, text.split("\n## ")[-1]))
+
+
+def test_the_memory_that_a_process_took_on_the_gpu_is_recorded_and_tidied(
+    gpu_sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    fake_tools.nvidia_smi(
+        tmp_path / "gpu-tools", f"9.0, {GPU.uuid}, 143771 MiB, 580.65.06, NVIDIA H200", used_mib=(600, 5600)
+    )
+
+    class Lasting(Replay):
+        def __call__(self, command: proc.Command, *, on_line: Callable[[str], None] | None = None) -> proc.Completed:
+            time.sleep(0.5)
+            return super().__call__(command, on_line=on_line)
+
+    lasting = Lasting(n_vocab=gpu_sweep.model.n_vocab)
+    run_sweep(gpu_sweep, tmp_path / "out", only="speed f16/f16 d0 r0", executor=lasting)
+    assert {record["device_mib_peak"] for record in cells(tmp_path / "out")} == {5000.0}
+    assert {row["device_mib_peak"] for row in rows(report.load(tmp_path / "out").result_set)} == {5000.0}
+
+
+def test_quality_of_random_weights_is_refused(tmp_path: Path) -> None:
+    write_model("smoke", SMOKE_SHAPE, tmp_path / "random.gguf")
+    with pytest.raises(ModelError, match=r"random\.gguf has random weights.*would mean nothing"):
+        inputs(Request(spec=SPEC, model=str(tmp_path / "random.gguf")))
+
+
+def test_without_a_device_nothing_is_fetched_or_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tools.no_gpu_settings(monkeypatch)
+    fake_tools.first_on_path(monkeypatch, tmp_path / "bin")
+    fake_tools.script(tmp_path / "bin", "nvidia-smi", "exit 9")
+    with pytest.raises(ToolchainError, match="nothing can be measured on backend cuda"):
+        prepare(Request(spec=SPEC, backend="cuda"))

@@ -1,7 +1,7 @@
 """How long the rest of a sweep takes: a cost model fitted from the jobs that are finished. Pure.
 
 A job's wall time is about a fixed cost, plus tokens, plus tokens times the context they attend to. The three weights of
-each kind start from those of the reference machine (2 cores, SmolLM2-135M) and move to this machine's as jobs end.
+each kind start from those of a reference machine and model, and move to this machine's as jobs end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,37 @@ import numpy.typing as npt
 
 JobKind = Literal["speed-prefill", "speed-decode", "quality-prefill", "quality-decode", "nmse"]
 
-# Seconds: fixed, for each token, for each token and 1000 tokens of its context.
-_PRIOR: dict[JobKind, tuple[float, float, float]] = {
-    "speed-prefill": (1.0, 0.006, 0.002),
-    "speed-decode": (0.0, 0.016, 0.008),
-    "quality-prefill": (2.0, 0.006, 0.002),
-    "quality-decode": (2.0, 0.020, 0.008),
-    "nmse": (2.0, 0.0, 0.0),
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What was measured once: seconds for a job, for each token, and for each token and 1000 tokens of its context."""
+
+    n_params: int
+    weights: dict[JobKind, tuple[float, float, float]]
+
+
+# Two cores, SmolLM2-135M.
+CPU_REFERENCE = Reference(
+    n_params=134_515_008,
+    weights={
+        "speed-prefill": (1.0, 0.006, 0.002),
+        "speed-decode": (0.0, 0.016, 0.008),
+        "quality-prefill": (2.0, 0.006, 0.002),
+        "quality-decode": (2.0, 0.020, 0.008),
+        "nmse": (2.0, 0.0, 0.0),
+    },
+)
+# One NVIDIA H200, the shape of Qwen3-8B with Q4_0 weights and f16 K/V in the unpatched llama.cpp.
+GPU_REFERENCE = Reference(
+    n_params=8_190_735_360,
+    weights={
+        "speed-prefill": (4.0, 1.0e-4, 2.3e-6),
+        "speed-decode": (0.0, 3.0e-3, 6.5e-5),
+        "quality-prefill": (6.0, 1.0e-4, 2.3e-6),
+        "quality-decode": (6.0, 3.0e-3, 6.5e-5),
+        "nmse": (2.0, 0.0, 0.0),
+    },
+)
 # How strongly the prior holds each weight, against 1 for a finished job.
 _PRIOR_WEIGHT = 0.03
 
@@ -46,12 +69,12 @@ class Work:
 
 
 class EtaModel:
-    """Predicts wall times; `scale` is the model's size relative to the reference's."""
+    """Predicts wall times of a model of `n_params`, as many as the reference's if None."""
 
-    def __init__(self, scale: float = 1.0) -> None:
-        self._scale = scale
-        self._kinds = list(_PRIOR)
-        self._prior = np.array([weight * scale for kind in self._kinds for weight in _PRIOR[kind]])
+    def __init__(self, reference: Reference = CPU_REFERENCE, *, n_params: int | None = None) -> None:
+        scale = 1.0 if n_params is None else max(n_params, 1) / reference.n_params
+        self._kinds = list(reference.weights)
+        self._prior = np.array([weight * scale for kind in self._kinds for weight in reference.weights[kind]])
         self._rows: list[npt.NDArray[np.float64]] = []
         self._walls: list[float] = []
         self._weights = self._prior

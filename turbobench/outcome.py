@@ -38,11 +38,15 @@ Measurement = Speed | Perplexity | QualityStats | Nmse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A measurement, with what really ran (`observed` None where no log can show it)."""
+    """A measurement, with what really ran (`observed` None where no log can show it).
+
+    `device_mib_peak` is the most GPU memory that its process took, in MiB; None where that cannot be seen.
+    """
 
     measurement: Measurement
     observed: Observed | None
     verdict: Verdict
+    device_mib_peak: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

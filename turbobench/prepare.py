@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from turbobench import backends, console
 from turbobench.build import Build, build, find_build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
+from turbobench.errors import ModelError, ToolchainError
 from turbobench.machine import this_machine
-from turbobench.model import ModelFacts, read_facts
+from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
 from turbobench.models import resolve_model
 from turbobench.paths import cache_dir
 from turbobench.smoke import smoke
@@ -38,7 +40,7 @@ class Request:
 def prepare(request: Request) -> Prepared:
     """Run the stages in the order in which they fail fastest; raises the error of the stage that fails."""
     spec = request.spec
-    backends.get(request.backend)
+    _check_device(request.backend)
     model, corpus = inputs(request)
     made = _build(patched_tree(request), request.backend)
     quality_model = model.path
@@ -47,7 +49,13 @@ def prepare(request: Request) -> Prepared:
             "f16 weights", lambda: expand_to_f16(model, made.program("llama-quantize")), lambda path: path
         )
     return Prepared(
-        spec=spec, build=made, model=model, quality_model=quality_model, corpus=corpus, machine=this_machine()
+        spec=spec,
+        build=made,
+        model=model,
+        quality_model=quality_model,
+        corpus=corpus,
+        machine=this_machine(),
+        gpus=backends.get(request.backend).gpus(),
     )
 
 
@@ -70,7 +78,17 @@ def preview(request: Request) -> Prepared:
         quality_model=model.path,
         corpus=corpus,
         machine=this_machine(),
+        gpus=backends.get(request.backend).gpus(),
     )
+
+
+def _check_device(backend: str) -> None:
+    module = backends.get(backend)
+    if module.N_GPU_LAYERS is not None and not module.gpus():
+        raise ToolchainError(
+            f"nothing can be measured on backend {backend}: {module.unavailable() or 'there is no device'}",
+            "see 'turbobench doctor'",
+        )
 
 
 def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
@@ -80,6 +98,11 @@ def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
     facts = _stage("model", lambda: read_facts(resolve_model(ref)), lambda found: found.path)
     if spec.quality is None:
         return facts, None
+    if facts.random_weights:
+        raise ModelError(
+            f"{facts.path.name} has {RANDOM_WEIGHTS}: perplexity and KL divergence would mean nothing",
+            "remove 'quality' from the sweep, or give a real model with -m",
+        )
     wanted = spec.quality
     corpus = _stage("text", lambda: resolve_corpus(wanted.corpus), lambda found: found.path)
     check_long_enough(corpus, n_ctx=wanted.n_ctx, chunks=wanted.chunks)
@@ -95,7 +118,7 @@ def patched_tree(request: Request) -> PatchedTree:
 def _build(tree: PatchedTree, backend: str) -> Build:
     found = find_build(tree, backend)
     # `build` goes through its own checks also when there is one: a program may have been removed since.
-    made = build(tree, backend, smoke=smoke)
+    made = build(tree, backend, smoke=functools.partial(smoke, backend=backend))
     _say("build", made.id, cached=found is not None and found.built_at == made.built_at)
     return made
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from turbobench.errors import StoreError
+from turbobench.model import RANDOM_WEIGHTS
 from turbobench.paths import atomic_path
 from turbobench.store import RECORDS, read
 from turbobench.tables import Table, all_tables
@@ -95,7 +96,7 @@ def show(report: Report, out: Console) -> None:
             out.print(note, markup=False)
     out.print()
     for name, value in report.provenance:
-        out.print(f"{name}: {value.replace('`', '')}", markup=False)
+        out.print(f"{name}: {value.replace('`', '').replace('**', '')}", markup=False)
 
 
 def _rich_table(table: Table) -> RichTable:
@@ -132,6 +133,7 @@ def _provenance(result_set: ResultSet) -> list[tuple[str, str]]:
     known: dict[str, Any] = result_set.provenance
     model, corpus, machine = known["model"], known["corpus"], known["machine"]
     ram = f", {machine['ram_gib']} GiB RAM" if machine["ram_gib"] else ""
+    meaning = f", **{RANDOM_WEIGHTS}**" if model.get("random_weights") else ""
     verified = sum(end.get("placement") == "verified" for end in result_set.ends)
     lines = [
         ("llama.cpp", f"commit `{known['pin']}`"),
@@ -139,8 +141,8 @@ def _provenance(result_set: ResultSet) -> list[tuple[str, str]]:
         ("build", f"`{known['build_id']}`, {known['backend']}, {known['compiler']}"),
         ("CMake flags", f"`{' '.join(known['cmake_flags'])}`"),
         *(("build note", note) for note in known["build_notes"]),
-        ("machine", f"{known['device']}{ram}, {machine['system']}"),
-        ("model", f"{model['file']} ({model['file_type']}), sha256 `{model['sha256']}`"),
+        *_machine(known, ram),
+        ("model", f"{model['file']} ({model['file_type']}){meaning}, sha256 `{model['sha256']}`"),
     ]
     if corpus is not None:
         lines.append(("text", f"{corpus['name']}, sha256 `{corpus['sha256']}`"))
@@ -149,3 +151,18 @@ def _provenance(result_set: ResultSet) -> list[tuple[str, str]]:
         ("date", f"{result_set.header['date']}, turbobench {known['turbobench']}"),
     ]
     return lines
+
+
+def _machine(known: dict[str, Any], ram: str) -> list[tuple[str, str]]:
+    machine, gpus = known["machine"], known.get("gpus", [])
+    if not gpus:
+        return [("machine", f"{known['device']}{ram}, {machine['system']}")]
+    return [
+        *(("device", _gpu(gpu)) for gpu in gpus),
+        ("host", f"{machine['cpu']}, {machine['cores']} cores{ram}, {machine['system']}"),
+    ]
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    memory = f", {gpu['memory_mib']} MiB" if gpu["memory_mib"] else ""
+    return f"{gpu['name']} ({gpu['arch']}){memory}" + (f", driver {gpu['driver']}" if gpu["driver"] else "")

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, assert_never
 
+from turbobench import backends, native, placement, proc
 from turbobench import model as models
-from turbobench import native, placement, proc
 from turbobench.base_logits import BaseLogits
 from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
 from turbobench.kvtypes import KVPair
@@ -84,7 +84,10 @@ def run_job(job: Job, ctx: RunContext, on_line: OnLine) -> list[CellEnd]:
 
 def _skip(job: Job, ctx: RunContext) -> list[Outcome] | None:
     if job.cells[0].kind == "nmse":
-        return None
+        if ctx.backend == "cpu":
+            return None
+        why = f"a {ctx.backend} build fills its cache on the device, and only the CPU's quantizer can be called"
+        return [Skipped(reason=why)] * len(job.cells)
     reason = models.preflight(ctx.model, job.cells[0].pair)
     return None if reason is None else [Skipped(reason=reason)] * len(job.cells)
 
@@ -111,6 +114,7 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
         n_gen=ctx.n_gen,
         repetitions=int(cell.params["repetitions"]),
         n_threads=_threads(cell),
+        n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
     )
     facts: list[str] = []
 
@@ -121,7 +125,8 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
 
     log = _log_of(job, ctx)
     argv = llama_bench.argv(ctx.program("llama-bench"), ctx.model.path, request)
-    completed = _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
+    with backends.get(ctx.backend).peak_memory() as memory:
+        completed = _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
     rows = llama_bench.parse(completed.stdout)
     llama_bench.check_asked(rows, request)
     _drop_noise(log)
@@ -139,6 +144,7 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
                 samples_ns=by_name[cell.test].samples_ns,
             ),
             by_test.get(cell.test),
+            memory.mib if memory else None,
         )
         for cell in job.cells
     ]
@@ -153,7 +159,7 @@ def _base(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
         on_line(line)
 
     try:
-        found = ctx.base.make(cell, _ppl_request(cell), _log_of(job, ctx), take)
+        found = ctx.base.make(cell, _ppl_request(cell, ctx), _log_of(job, ctx), take)
     except (CorpusError, DiskFullError):
         raise
     except TurbobenchError as failure:
@@ -165,7 +171,7 @@ def _base(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
 
 def _kld(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
     cell, log = job.cells[0], _log_of(job, ctx)
-    request = _ppl_request(cell)
+    request = _ppl_request(cell, ctx)
     base = ctx.base.ensure(cell, replace(request, pair=_F16), log, on_line)
     lines: list[str] = []
 
@@ -192,10 +198,16 @@ def _nmse(job: Job, ctx: RunContext) -> Outcome:
     )
 
 
-def _measured(cell: Cell, ctx: RunContext, measurement: Measurement, observed: placement.Observed | None) -> Measured:
+def _measured(
+    cell: Cell,
+    ctx: RunContext,
+    measurement: Measurement,
+    observed: placement.Observed | None,
+    device_mib_peak: float | None = None,
+) -> Measured:
     head_dims = (ctx.model.head_dim_k, ctx.model.head_dim_v)
     verdict = placement.judge(observed, cell.pair, backend=ctx.backend, head_dims=head_dims)
-    return Measured(measurement=measurement, observed=observed, verdict=verdict)
+    return Measured(measurement=measurement, observed=observed, verdict=verdict, device_mib_peak=device_mib_peak)
 
 
 def _run(ctx: RunContext, command: proc.Command, on_line: OnLine) -> proc.Completed:
@@ -205,7 +217,7 @@ def _run(ctx: RunContext, command: proc.Command, on_line: OnLine) -> proc.Comple
     return completed
 
 
-def _ppl_request(cell: Cell) -> PplRequest:
+def _ppl_request(cell: Cell, ctx: RunContext) -> PplRequest:
     if cell.n_ctx is None or cell.chunks is None:
         raise ValueError(f"a quality cell has n_ctx and chunks: {cell}")
     return PplRequest(
@@ -214,6 +226,7 @@ def _ppl_request(cell: Cell) -> PplRequest:
         chunks=cell.chunks,
         n_threads=_threads(cell),
         n_ubatch=int(cell.params["n_ubatch"]),
+        n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
     )
 
 

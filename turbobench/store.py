@@ -2,6 +2,7 @@
 
 Schema history
 1  `sweep` (provenance of one run) and `cell` (one outcome of one cell in one round) records.
+   A measured cell of a GPU has `device_mib_peak`, and a `sweep` on one names its `gpus`.
    A `sweep` has had `host` since a set may no longer be continued on another machine; one without counts as foreign.
 """
 
@@ -180,6 +181,7 @@ def _outcome_fields(outcome: Outcome) -> Record:
                 "observed": None if outcome.observed is None else asdict(outcome.observed),
                 "placement": outcome.verdict.placement,
                 "placement_reason": outcome.verdict.reason,
+                **({} if outcome.device_mib_peak is None else {"device_mib_peak": outcome.device_mib_peak}),
             }
         case Failed():
             return {"outcome": "failed", **asdict(outcome)}

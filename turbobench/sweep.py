@@ -13,7 +13,8 @@ from turbobench import __version__, console, proc
 from turbobench.base_logits import BaseLogits, BaseSource, base_path
 from turbobench.config import SweepSpec
 from turbobench.errors import ConfigError, StoreError
-from turbobench.eta import EtaModel
+from turbobench.eta import CPU_REFERENCE, GPU_REFERENCE, EtaModel
+from turbobench.gpu import Gpu
 from turbobench.machine import Machine, busy_cores, host_id
 from turbobench.matrix import Job, plan
 from turbobench.model import ModelFacts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from turbobench.build import Build
     from turbobench.corpora import Corpus
 
-_REFERENCE_PARAMS = 134_515_008  # of SmolLM2-135M, which the prior of the ETA was measured with
 _NOISY_CORES = 0.3
 _LEAST_TIMEOUT_S = 1800.0
 _TIMEOUT_FACTOR = 20.0
@@ -44,9 +44,13 @@ class Prepared:
     quality_model: Path
     corpus: Corpus | None
     machine: Machine
+    gpus: tuple[Gpu, ...] = ()
 
     @property
     def device(self) -> str:
+        """Return what measures, as cells and reports name it."""
+        if self.gpus:
+            return " + ".join(gpu.name for gpu in self.gpus)
         return f"{self.machine.cpu}, {self.machine.cores} cores"
 
 
@@ -82,7 +86,8 @@ def pending(jobs: Iterable[Job], finished: frozenset[tuple[str, int]], only: str
 
 def eta_model(prepared: Prepared, jobs: Iterable[Job], records: Iterable[Record]) -> EtaModel:
     """Return a cost model that has learnt from every finished job of this plan."""
-    model = EtaModel(scale=max(prepared.model.n_params, 1) / _REFERENCE_PARAMS)
+    reference = CPU_REFERENCE if prepared.build.backend == "cpu" else GPU_REFERENCE
+    model = EtaModel(reference, n_params=prepared.model.n_params)
     walls = {r["job"]: r["job_wall_s"] for r in records if r["kind"] == "cell" and r["outcome"] == "measured"}
     for job in jobs:
         wall_s = walls.get(f"{job.cells[0].id}-r{job.round}")
@@ -227,6 +232,8 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
         "build_notes": list(build.notes),
         "device": prepared.device,
         "machine": asdict(prepared.machine),
+        # None of their UUIDs: a record names a kind of device, not one owner's.
+        **({"gpus": [_gpu_fields(gpu) for gpu in prepared.gpus]} if prepared.gpus else {}),
         "model": {
             "name": model.name,
             "file": model.path.name,
@@ -237,9 +244,14 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
             "n_layer": model.n_layer,
             "head_dim_k": model.head_dim_k,
             "head_dim_v": model.head_dim_v,
+            **({"random_weights": True} if model.random_weights else {}),
         },
         "corpus": None if corpus is None else {"name": corpus.name, "sha256": corpus.sha256},
     }
+
+
+def _gpu_fields(gpu: Gpu) -> dict[str, Any]:
+    return {"name": gpu.name, "arch": gpu.arch, "memory_mib": gpu.memory_mib, "driver": gpu.driver}
 
 
 def _warn_if_busy(todo: list[Job]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from turbobench.model import RANDOM_WEIGHTS
 from turbobench.tidy import Row
 
 Align = Literal["left", "right"]
@@ -107,10 +108,11 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     rounds = sorted({int(row["rounds"]) for row in measured})
     counts = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
     threads = f"{measured[0]['threads']} thread{'s' if measured[0]['threads'] > 1 else ''}"
+    where = threads if measured[0]["backend"] == "cpu" else str(measured[0]["device"])
     notes = [
-        f"{threads}; mean of {counts} interleaved rounds, ratios taken within a round."
+        f"{where}; mean of {counts} interleaved rounds, ratios taken within a round."
         if rounds[-1] > 1
-        else f"{threads}; one round, so a difference of a few percent means nothing."
+        else f"{where}; one round, so a difference of a few percent means nothing."
     ]
     widths = sorted(
         (row["ratio_f16_hi"] / row["ratio_f16_lo"]) ** 0.5 - 1
@@ -122,6 +124,8 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
             f"95 % intervals of the ratios: median ±{100 * widths[len(widths) // 2]:.0f} %, "
             f"widest ±{100 * widths[-1]:.0f} % (each in tidy.csv)."
         )
+    if any(row["random_weights"] for row in measured):
+        notes.append(f"The model has {RANDOM_WEIGHTS}.")
     return tuple(notes)
 
 

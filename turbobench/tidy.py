@@ -26,7 +26,7 @@ COLUMNS = (
 EXTRA_COLUMNS = (
     *("ratio_f16_lo", "ratio_f16_hi", "ratio_q8_0_lo", "ratio_q8_0_hi", "rounds", "threads", "ppl_err", "ppl_ratio"),
     *("kld_err", "kld_p95", "kld_p90", "kld_median", "rms_dp_pct", "same_top_err", "chunks", "weights", "nmse"),
-    *("kind", "attn_rot_k", "attn_rot_v", "corpus_sha256", "reason"),
+    *("kind", "attn_rot_k", "attn_rot_v", "corpus_sha256", "reason", "device_mib_peak", "random_weights"),
 )
 _BASELINES = {"f16": KVPair("f16", "f16"), "q8_0": KVPair("q8_0", "q8_0")}
 
@@ -111,6 +111,7 @@ def _identity(record: Record, header: Record) -> Row:
         "device": cell["device"],
         "model": provenance["model"]["file"] if cell["model_sha256"] else None,
         "model_sha256": cell["model_sha256"],
+        "random_weights": bool(cell["model_sha256"] and provenance["model"].get("random_weights")),
         "type_k": pair.type_k,
         "type_v": pair.type_v,
         "bpv": pair.bpv,
@@ -132,6 +133,8 @@ def _placement(measured: list[Record]) -> Row:
     observed = measured[-1]["observed"] or {}
     found: Row = {"placement": worst["placement"], "kv_mib": observed.get("kv_mib")}
     found |= {side: observed.get(side) for side in ("attn_rot_k", "attn_rot_v")}
+    peaks = [record["device_mib_peak"] for record in measured if record.get("device_mib_peak") is not None]
+    found |= {"device_mib_peak": max(peaks, default=None)}
     return found | ({"reason": worst["placement_reason"]} if worst["placement_reason"] else {})
 
 
