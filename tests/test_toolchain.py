@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,11 @@ def test_a_broken_program_has_no_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cmake", "ninja"])
 def test_the_projects_own_bounds_are_what_is_installed(name: str) -> None:
     assert ">=" in toolchain._requirement(name)
+
+
+def test_a_checkout_that_is_not_installed_has_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert toolchain._requirement("cmake") == "cmake"

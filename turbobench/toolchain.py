@@ -174,7 +174,11 @@ def _from_index(name: str) -> Path:
 
 def _requirement(name: str) -> str:
     """Return the bounds that the project's own metadata give for its `build` extra."""
-    for line in importlib.metadata.requires("turbobench") or ():
+    try:
+        lines = importlib.metadata.requires("turbobench") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is run where it lies
+        lines = []
+    for line in lines:
         requirement = line.partition(";")[0].replace(" ", "")
         if re.match(rf"{name}[<>=]", requirement):
             return requirement
