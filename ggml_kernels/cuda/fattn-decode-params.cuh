@@ -1,0 +1,39 @@
+#pragma once
+
+// What the host tells fattn-decode-kernel.cuh.
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+struct fattn_decode_params {
+    const char  * q;
+    const char  * k;
+    const char  * v;
+    const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need
+    float       * part;      // [seq][head][q][split, part][D]
+    float2      * meta;      // [seq][head][q][split, part]: max (log2 domain), sum
+    float scale, softcap, max_bias, m0, m1;
+    int   n_head_log2;
+    int   n_q, n_kv, n_head, gqa;
+    int   n_splits;          // gridDim.x
+    int   n_heads, n_parts;  // warps of a block
+    int   n_groups;          // gridDim.y is this times the tiles of columns
+    int   n_stages;
+    int   stride_k, stride_v;  // of a tile's rows in shared memory
+    bool  whole_k, whole_v;  // a tile is one run of bytes: no row needs to be 16-byte aligned, and there is no padding
+    int   rot_q;             // size of the Hadamard blocks that Q is multiplied by, or 0
+    int   nbq1, nbq2;  int64_t nbq3;
+    int64_t nbk1, nbk2, nbk3;
+    int64_t nbv1, nbv2, nbv3;
+    int   nbm1;        int64_t nbm3;
+    int   seq_m;             // sequences of the mask, which serve Q's in turn
+};
+
+// positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
+static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
+
+static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
+
+constexpr int FATTN_DECODE_MAX_STAGES = 3;
+constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, barriers
+constexpr int FATTN_DECODE_WARPS      = 8;        // at most

@@ -1,0 +1,96 @@
+#pragma once
+
+// The instructions that fattn-decode-kernel.cuh needs and CUDA C++ has no word for. Ampere and newer.
+
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define FATTN_DECODE_BULK_COPY
+#endif
+
+// __byte_perm clears the sign bits of the selector first, an instruction each time; here they are clear by construction
+static __device__ __forceinline__ uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t sel) {
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(sel));
+    return d;
+}
+
+static __device__ __forceinline__ uint32_t shared_address(const void * p) { return (uint32_t) __cvta_generic_to_shared(p); }
+
+static __device__ __forceinline__ uint32_t pack_half2(float lo, float hi) {
+    const half2 h = __floats2half2_rn(lo, hi);
+    return *(const uint32_t *) &h;
+}
+
+// ---- tensor cores -------------------------------------------------------------------------------------------------------
+
+static __device__ __forceinline__ void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ void mma_int8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
+    uint32_t y;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], const char * row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(shared_address(row)));
+}
+
+static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&a)[4], const char * row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(shared_address(row)));
+}
+
+// ---- asynchronous copies and their barriers -----------------------------------------------------------------------------
+
+static __device__ __forceinline__ void barrier_init(uint64_t * b, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(shared_address(b)), "r"(arrivals) : "memory");
+}
+
+static __device__ __forceinline__ void barrier_arrive(uint64_t * b) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" :: "r"(shared_address(b)) : "memory");
+}
+
+static __device__ __forceinline__ void barrier_wait(uint64_t * b, uint32_t phase) {
+#ifdef FATTN_DECODE_BULK_COPY
+    asm volatile("{ .reg .pred p; WAIT_%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; @p bra DONE_%=; bra WAIT_%=; DONE_%=: }"
+        :: "r"(shared_address(b)), "r"(phase) : "memory");
+#else
+    // the parity form came with Hopper: Ampere's takes a state, of which only the phase bit is looked at
+    asm volatile("{ .reg .pred p; .reg .b64 s; WAIT_%=: mbarrier.test_wait.parity.shared.b64 p, [%0], %1; @p bra DONE_%=; bra WAIT_%=; DONE_%=: }"
+        :: "r"(shared_address(b)), "r"(phase) : "memory");
+#endif
+}
+
+#ifdef FATTN_DECODE_BULK_COPY
+// bytes that copies to come will bring; counts as an arrival
+static __device__ __forceinline__ void barrier_expect(uint64_t * b, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" :: "r"(shared_address(b)), "r"(bytes) : "memory");
+}
+
+static __device__ __forceinline__ void copy_bulk(void * dst, const void * src, uint32_t bytes, uint64_t * b) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        :: "r"(shared_address(dst)), "l"(src), "r"(bytes), "r"(shared_address(b)) : "memory");
+}
+#else
+static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
+}
+
+// arrives when the copies that this thread has issued are there
+static __device__ __forceinline__ void barrier_arrive_after_copies(uint64_t * b) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(shared_address(b)) : "memory");
+}
+#endif

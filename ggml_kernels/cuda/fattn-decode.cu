@@ -1,0 +1,166 @@
+#include "fattn-decode.cuh"
+
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) && __has_include("fattn-decode-pairs.h")
+
+#include "fattn-decode-plan.cuh"
+
+#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
+    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan);
+#include "fattn-decode-pairs.h" // generated: the pairs that were compiled
+#undef FATTN_DECODE_PAIR
+
+static fattn_decode_case_t fattn_decode_case(ggml_type type_k, ggml_type type_v) {
+#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
+    if (type_k == GGML_TYPE_##TYPE_K && type_v == GGML_TYPE_##TYPE_V) { return ggml_cuda_fattn_decode_##K##_##V; }
+#include "fattn-decode-pairs.h"
+#undef FATTN_DECODE_PAIR
+    return nullptr;
+}
+
+// More tiles of columns read the cache again, out of L2 at best: beyond this, converting it to f16 once is cheaper.
+constexpr int MAX_COLUMN_TILES = 4;
+
+static int column_tiles(int columns) { return columns <= 8 ? 1 : 2; } // of a warp
+
+// K or V, in blocks of n_heads heads: can rows be copied one by one, with padding, or a tile as a whole?
+struct operand_layout {
+    bool rows, whole;
+
+    operand_layout(const ggml_tensor * t, int n_heads) {
+        const size_t row = ggml_row_size(t->type, t->ne[0]);
+        const bool heads_adjoin = n_heads == 1 || t->nb[2] == row;
+        const bool starts_align = (uintptr_t) t->data % 16 == 0 && (t->ne[2] == n_heads || n_heads*t->nb[2] % 16 == 0) && (t->ne[3] == 1 || t->nb[3] % 16 == 0);
+        rows  = heads_adjoin && starts_align && t->nb[1] % 16 == 0 && n_heads*row % 16 == 0;
+        whole = heads_adjoin && starts_align && t->nb[1] == n_heads*row;
+    }
+};
+
+static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int max_warps, int n_stages, int limit) {
+    fattn_decode_params & p = plan.params;
+    const int row_k = ggml_row_size(K->type, K->ne[0]), row_v = ggml_row_size(V->type, V->ne[0]);
+    for (int heads = std::min<int>(K->ne[2], max_warps); heads >= 1; --heads) {
+        const operand_layout k(K, heads), v(V, heads);
+        if (K->ne[2] % heads != 0 || !(k.rows || k.whole) || !(v.rows || v.whole)) {
+            continue;
+        }
+        p.n_heads  = heads;
+        p.n_parts  = max_warps/heads;
+        p.n_groups = K->ne[2]/heads;
+        p.n_stages = n_stages;
+        p.whole_k  = !k.rows;
+        p.whole_v  = !v.rows;
+        p.stride_k = heads*row_k + (p.whole_k ? 0 : 16);
+        p.stride_v = heads*row_v + (p.whole_v ? 0 : 16);
+        plan.tile  = p.n_parts*fattn_decode_steps(row_k, row_v)*16;
+        // 16 more: a word of the last row may be read with what follows it
+        plan.smem  = FATTN_DECODE_HEADER + n_stages*(plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(column_tiles(columns), plan.tile)) + 16;
+        return plan.smem <= limit;
+    }
+    return false;
+}
+
+// false if no layout fits the device's shared memory or the tensors' strides
+static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & plan) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2];
+    const int columns = Q->ne[1]*(Q->ne[2]/K->ne[2]);
+    const int most    = ggml_cuda_info().devices[device].smpbo;
+    const int half    = (most + 1024)/2 - 1024; // leaves room for a second block on the multiprocessor; each takes 1 KiB more
+    for (int warps = FATTN_DECODE_WARPS; warps >= 1; warps /= 2) {
+        if ((K->ne[0] <= 128 && columns <= 8 && (lay_out(plan, K, V, columns, warps, 3, half) || lay_out(plan, K, V, columns, warps, 2, half))) ||
+                lay_out(plan, K, V, columns, warps, 3, most) || lay_out(plan, K, V, columns, warps, 2, most)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2], * mask = dst->src[3];
+    const int cc = ggml_cuda_info().devices[device].cc;
+    if (!GGML_CUDA_CC_IS_NVIDIA(cc) || ggml_cuda_highest_compiled_arch(cc) < GGML_CUDA_CC_AMPERE) {
+        return false;
+    }
+    if (fattn_decode_case(K->type, V->type) == nullptr || (K->ne[0] != 64 && K->ne[0] != 128 && K->ne[0] != 256) || K->ne[0] != V->ne[0]) {
+        return false;
+    }
+    if (Q->ne[1] > 16 || Q->ne[1]*(Q->ne[2]/K->ne[2]) > MAX_COLUMN_TILES*16 || K->ne[3] != Q->ne[3] || V->ne[3] != Q->ne[3] || (mask && mask->ne[2] != 1)) {
+        return false;
+    }
+    fattn_decode_plan plan = {};
+    return make_plan(device, dst, plan);
+}
+
+static void set_params(fattn_decode_params & p, const ggml_tensor * dst) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2];
+    memcpy(&p.scale,    (const float *) dst->op_params + 0, sizeof(float));
+    memcpy(&p.max_bias, (const float *) dst->op_params + 1, sizeof(float));
+    memcpy(&p.softcap,  (const float *) dst->op_params + 2, sizeof(float));
+    p.n_q    = Q->ne[1];
+    p.n_kv   = K->ne[1];
+    p.n_head = Q->ne[2];
+    p.gqa    = Q->ne[2]/K->ne[2];
+    p.n_head_log2 = 1 << (int) floorf(log2f((float) p.n_head));
+    p.m0 = powf(2.0f, -p.max_bias/p.n_head_log2);
+    p.m1 = powf(2.0f, -p.max_bias/2.0f/p.n_head_log2);
+    p.q  = (const char *) Q->data;
+    p.k  = (const char *) K->data;
+    p.v  = (const char *) V->data;
+    p.nbq1 = Q->nb[1]; p.nbq2 = Q->nb[2]; p.nbq3 = Q->nb[3];
+    p.nbk1 = K->nb[1]; p.nbk2 = K->nb[2]; p.nbk3 = K->nb[3];
+    p.nbv1 = V->nb[1]; p.nbv2 = V->nb[2]; p.nbv3 = V->nb[3];
+}
+
+// The mask as bulk copies of it need it: aligned, and as long as the tiles. llama.cpp's masks are, and stay where they are.
+static void set_mask(ggml_backend_cuda_context & ctx, fattn_decode_plan & plan, const ggml_tensor * mask, ggml_cuda_pool_alloc<half> & copy) {
+    fattn_decode_params & p = plan.params;
+    p.seq_m = 1;
+    if (mask == nullptr) {
+        return;
+    }
+    p.seq_m = mask->ne[3];
+    p.mask  = (const char *) mask->data;
+    p.nbm1  = mask->nb[1];
+    p.nbm3  = mask->nb[3];
+    if ((uintptr_t) mask->data % 16 == 0 && mask->nb[1] % 16 == 0 && mask->nb[3] % 16 == 0 && mask->ne[0] % plan.tile == 0) {
+        return;
+    }
+    const int64_t width = GGML_PAD(mask->ne[0], std::max(plan.tile, 8));
+    copy.alloc(width*p.n_q*mask->ne[3]);
+    p.mask = (const char *) copy.ptr;
+    p.nbm1 = width*sizeof(half);
+    p.nbm3 = width*sizeof(half)*p.n_q;
+    for (int64_t i = 0; i < mask->ne[3]; ++i) {
+        CUDA_CHECK(cudaMemcpy2DAsync(copy.ptr + i*width*p.n_q, p.nbm1, (const char *) mask->data + i*mask->nb[3], mask->nb[1],
+            mask->ne[0]*sizeof(half), p.n_q, cudaMemcpyDeviceToDevice, ctx.stream()));
+    }
+}
+
+void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const ggml_cuda_fattn_decode_fusion & fusion) {
+    const ggml_tensor * K = dst->src[1], * V = dst->src[2], * mask = dst->src[3], * sinks = dst->src[4];
+    fattn_decode_plan plan = {};
+    GGML_ASSERT(make_plan(ggml_cuda_get_device(), dst, plan));
+    set_params(plan.params, dst);
+    ggml_cuda_pool_alloc<half> mask_copy(ctx.pool());
+    set_mask(ctx, plan, mask, mask_copy);
+    if (fusion.rot_q != 0) {
+        plan.params.q     = fusion.q;
+        plan.params.rot_q = fusion.rot_q;
+    }
+    fattn_decode_op op;
+    op.head_size  = K->ne[0];
+    op.n_seq      = dst->src[0]->ne[3];
+    op.dst        = (float *) (fusion.dst ? fusion.dst : dst)->data;
+    op.sinks      = sinks ? (const float *) sinks->data : nullptr;
+    op.rotate_dst = fusion.dst != nullptr;
+    fattn_decode_case(K->type, V->type)(ctx, op, plan);
+}
+
+#else
+
+bool ggml_cuda_fattn_decode_supported(int, const ggml_tensor *) { return false; }
+
+void ggml_cuda_fattn_decode(ggml_backend_cuda_context &, ggml_tensor *, const ggml_cuda_fattn_decode_fusion &) {
+    GGML_ABORT("fattn-decode: not part of this build");
+}
+
+#endif
