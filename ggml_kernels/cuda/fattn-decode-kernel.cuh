@@ -603,11 +603,24 @@ static __device__ __forceinline__ void hadamard_64(float (&y)[2], int lane) {
     y[1] = (a - b)*0.125f;
 }
 
+static __device__ __forceinline__ float max_of_warp(float x) {
+#pragma unroll
+    for (int w = 1; w < 32; w *= 2) { x = fmaxf(x, __shfl_xor_sync(~0u, x, w)); }
+    return x;
+}
+
+static __device__ __forceinline__ float sum_of_warp(float x) {
+#pragma unroll
+    for (int w = 1; w < 32; w *= 2) { x += __shfl_xor_sync(~0u, x, w); }
+    return x;
+}
+
 // grid (rows [seq][head][q], D/64): 64 of the values of a row, from all its parts. rotate: undo the rotation of V.
+// It is mostly waiting, so the first parts are fetched before anything is known about their weights.
 template <int D>
 __global__ void __launch_bounds__(1024) fattn_decode_combine(
         const float * part, const float2 * meta, float * dst, const float * sinks, int n_parts, int n_head, int n_q, bool rotate) {
-    constexpr int LANES = 16, MAX_WARPS = 32;
+    constexpr int LANES = 16, AHEAD = 4, MAX_WARPS = 32;
     const int row = blockIdx.x, iq = row%n_q, head = row/n_q%n_head, seq = row/n_q/n_head;
     const int n_warps = blockDim.x/32, warp = threadIdx.x/32, wlane = threadIdx.x%32;
     const int n_groups = blockDim.x/LANES, lane = threadIdx.x%LANES, group = threadIdx.x/LANES;
@@ -621,14 +634,23 @@ __global__ void __launch_bounds__(1024) fattn_decode_combine(
     meta += (int64_t) row*n_parts;
     part += (int64_t) row*n_parts*D + blockIdx.y*64;
 
+    float4 x[AHEAD];
+    const auto fetch = [&](int base) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            if (base + i*n_groups < n_parts) { x[i] = ((const float4 *) (part + (int64_t) (base + i*n_groups)*D))[lane]; }
+        }
+    };
+    fetch(group);
+
     const float sink = sinks ? sinks[head]*FATTN_DECODE_LOG2E : FATTN_DECODE_LOWEST;
     float mx = sink;
     for (int i = threadIdx.x; i < n_parts; i += blockDim.x) { mx = fmaxf(mx, meta[i].x); }
-#pragma unroll
-    for (int w = 1; w < 32; w *= 2) { mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, w)); }
+    mx = max_of_warp(mx);
     if (wlane == 0) { s_max[warp] = mx; }
     __syncthreads();
-    for (int i = 0; i < n_warps; ++i) { mx = fmaxf(mx, s_max[i]); }
+    mx = max_of_warp(s_max[min(wlane, n_warps - 1)]);
+
     float sum = 0.0f;
     for (int i = threadIdx.x; i < n_parts; i += blockDim.x) {
         const float2 ml = meta[i];
@@ -636,34 +658,37 @@ __global__ void __launch_bounds__(1024) fattn_decode_combine(
         weights[i] = w;
         sum += w*ml.y;
     }
+    sum = sum_of_warp(sum);
+    if (wlane == 0) { s_sum[warp] = sum; }
     __syncthreads();
 
     float4 acc = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-    for (int i = group; i < n_parts; i += n_groups) {
-        const float w = weights[i];
-        const float4 x = ((const float4 *) (part + (int64_t) i*D))[lane];
-        acc.x += w*x.x; acc.y += w*x.y; acc.z += w*x.z; acc.w += w*x.w;
-    }
+    for (int base = group; base < n_parts; base += AHEAD*n_groups) {
+        if (base != group) { fetch(base); }
 #pragma unroll
-    for (int w = 1; w < 32; w *= 2) { sum += __shfl_xor_sync(~0u, sum, w); }
+        for (int i = 0; i < AHEAD; ++i) {
+            if (base + i*n_groups < n_parts) {
+                const float w = weights[base + i*n_groups];
+                acc.x += w*x[i].x; acc.y += w*x[i].y; acc.z += w*x[i].z; acc.w += w*x[i].w;
+            }
+        }
+    }
     acc.x += __shfl_xor_sync(~0u, acc.x, LANES);
     acc.y += __shfl_xor_sync(~0u, acc.y, LANES);
     acc.z += __shfl_xor_sync(~0u, acc.z, LANES);
     acc.w += __shfl_xor_sync(~0u, acc.w, LANES);
     if (wlane < LANES) { s_acc[warp][lane] = acc; }
-    if (wlane == 0)    { s_sum[warp] = sum; }
     __syncthreads();
     if (warp > 0) {
         return;
     }
     float y[2] = { 0.0f, 0.0f };
-    sum = sinks ? exp2f(sink - mx) : 0.0f;
+#pragma unroll 8
     for (int i = 0; i < n_warps; ++i) {
         y[0] += ((const float *) s_acc[i])[wlane];
         y[1] += ((const float *) s_acc[i])[wlane + 32];
-        sum  += s_sum[i];
     }
+    sum = sum_of_warp(wlane < n_warps ? s_sum[wlane] : 0.0f) + (sinks ? exp2f(sink - mx) : 0.0f);
     const float inv = sum > 0.0f ? 1.0f/sum : 0.0f;
     y[0] *= inv;
     y[1] *= inv;

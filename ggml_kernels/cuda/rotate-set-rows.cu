@@ -4,14 +4,20 @@
 #include "turbo-quants.cuh"
 #include "turbo-quants-encode.cuh"
 
-// A warp stores 64 neighbouring values of a row, lane and 32 + lane in each thread; four of them are a CTA.
-constexpr int WARPS = TURBO_ENCODE_WARPS, LANES = TURBO_LANES, RUN = QK_TURBO;
+// A team of four warps stores 64 neighbouring values of a row, which its first warp has: lane and 32 + lane in each thread.
+// One row of a token is so few of them that more warps for each cost nothing and save half of the time.
+constexpr int LANES = TURBO_LANES, RUN = QK_TURBO, TEAM = TURBO_TEAM*LANES, MAX_TEAMS = 4;
 
 // ---- where the values are ------------------------------------------------------------------------------------------------
 
 // strides of src and of the row indices in elements, of dst in bytes
 struct set_rows_params {
-    int      n_rot; // 1: not rotated
+    const float * src;
+    const void  * idx;
+    char        * dst;
+    ggml_type type;
+    bool     idx_64; // row indices are int64
+    int      n_rot;  // 1: not rotated
     int      n_runs;
     int64_t  s01, s02, s03;
     int64_t  s10, s11, s12;
@@ -19,9 +25,20 @@ struct set_rows_params {
     uint3    runs, ne01, ne02, ne11, ne12; // for fast division; runs: of a row
 };
 
-static set_rows_params make_params(const ggml_tensor * src0, const ggml_tensor * src1, const ggml_tensor * dst, int n_rot) {
+struct set_rows_ops {
+    set_rows_params op[2]; // blockIdx.y
+};
+
+static set_rows_params make_params(const float * src, int n_rot, ggml_tensor * dst) {
+    const ggml_tensor * src0 = dst->src[0], * src1 = dst->src[1];
+    GGML_ASSERT(src0->type == GGML_TYPE_F32 && src0->nb[0] == sizeof(float) && src0->ne[0] % RUN == 0 && ggml_nelements(src0)/RUN <= INT_MAX - MAX_TEAMS);
     const size_t idx = ggml_type_size(src1->type);
     set_rows_params p;
+    p.src    = src;
+    p.idx    = src1->data;
+    p.dst    = (char *) dst->data;
+    p.type   = dst->type;
+    p.idx_64 = src1->type == GGML_TYPE_I64;
     p.n_rot  = n_rot;
     p.n_runs = (int) (ggml_nelements(src0)/RUN);
     p.s01 = src0->nb[1]/sizeof(float);
@@ -46,11 +63,11 @@ struct run_place {
     int     run;           // in its row
 };
 
-// All warps of a CTA have a run, for all must reach its barriers. Where there are too few, some runs are stored twice; the
+// All teams of a CTA have a run, for all must reach its barriers. Where there are too few, some runs are stored twice; the
 // runs of a Hadamard block stay together.
 static __device__ __forceinline__ run_place locate(const set_rows_params & p) {
-    const int warp = threadIdx.x/LANES;
-    const uint32_t i = p.n_runs >= WARPS ? min((int) blockIdx.x*WARPS, p.n_runs - WARPS) + warp : warp % p.n_runs;
+    const int team = threadIdx.x/TEAM, n_teams = blockDim.x/TEAM;
+    const uint32_t i = p.n_runs >= n_teams ? min((int) blockIdx.x*n_teams, p.n_runs - n_teams) + team : team % p.n_runs;
     const uint2 i_run = fast_div_modulo(i,       p.runs);
     const uint2 i_01  = fast_div_modulo(i_run.x, p.ne01);
     const uint2 i_02  = fast_div_modulo(i_01.x,  p.ne02);
@@ -65,34 +82,38 @@ static __device__ __forceinline__ run_place locate(const set_rows_params & p) {
 
 // ---- the rotation --------------------------------------------------------------------------------------------------------
 
-// n_rot/64 neighbouring warps hold a Hadamard block. scratch: between them.
-static __device__ __forceinline__ void rotate(float (&x)[2], int n_rot, float (* scratch)[RUN]) {
-    const int warp = threadIdx.x/LANES, lane = threadIdx.x % LANES;
+// n_rot/64 neighbouring teams hold a Hadamard block. scratch: between them. All threads come here, the first warps have x.
+static __device__ __forceinline__ void rotate(float (&x)[2], int n_rot, float (* scratch)[RUN], bool first) {
+    const int team = threadIdx.x/TEAM, lane = threadIdx.x % LANES;
+    if (first) {
 #pragma unroll
-    for (int bit = 1; bit < LANES; bit *= 2) {
+        for (int bit = 1; bit < LANES; bit *= 2) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const float other = __shfl_xor_sync(0xffffffff, x[i], bit, LANES);
-            x[i] = lane & bit ? other - x[i] : x[i] + other;
+            for (int i = 0; i < 2; ++i) {
+                const float other = __shfl_xor_sync(0xffffffff, x[i], bit, LANES);
+                x[i] = lane & bit ? other - x[i] : x[i] + other;
+            }
         }
+        const float norm = rsqrtf((float) n_rot);
+        const float a = x[0]*norm, b = x[1]*norm;
+        x[0] = a + b;
+        x[1] = a - b;
     }
-    const float a = x[0], b = x[1];
-    x[0] = a + b;
-    x[1] = a - b;
     for (int bit = 1; bit < n_rot/RUN; bit *= 2) {
-        scratch[warp][lane]         = x[0];
-        scratch[warp][lane + LANES] = x[1];
+        if (first) {
+            scratch[team][lane]         = x[0];
+            scratch[team][lane + LANES] = x[1];
+        }
         __syncthreads();
+        if (first) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const float other = scratch[warp ^ bit][lane + i*LANES];
-            x[i] = warp & bit ? other - x[i] : x[i] + other;
+            for (int i = 0; i < 2; ++i) {
+                const float other = scratch[team ^ bit][lane + i*LANES];
+                x[i] = team & bit ? other - x[i] : x[i] + other;
+            }
         }
         __syncthreads();
     }
-    const float norm = rsqrtf((float) n_rot);
-    x[0] *= norm;
-    x[1] *= norm;
 }
 
 // ---- encoders ------------------------------------------------------------------------------------------------------------
@@ -112,53 +133,69 @@ template <typename block_t, void (* quantize)(const float *, block_t *)> struct 
     __device__ __forceinline__ void prepare() {}
     __device__ __forceinline__ void operator()(const float (&x)[2], block_t * y, float * values) {
         const int lane = threadIdx.x % LANES;
-        values[lane]         = x[0];
-        values[lane + LANES] = x[1];
-        ggml_cuda_syncwarp();
-        if (lane < RUN/BLOCK) { quantize(values + lane*BLOCK, y + lane); }
+        if (threadIdx.x % TEAM < LANES) {
+            values[lane]         = x[0];
+            values[lane + LANES] = x[1];
+            ggml_cuda_syncwarp();
+            if (lane < RUN/BLOCK) { quantize(values + lane*BLOCK, y + lane); }
+        }
     }
 };
 
-template <typename E, typename idx_t>
-static __global__ void __launch_bounds__(WARPS*LANES) k_set_rows(const float * src, const idx_t * idx, char * dst, const set_rows_params p) {
-    __shared__ E encode;
-    __shared__ float scratch[WARPS][RUN];
-    encode.prepare();
+template <typename E>
+static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & p, E & encode, float (* scratch)[RUN]) {
+    encode.prepare(); // needs no input
     const run_place r = locate(p);
+    const bool first = threadIdx.x % TEAM < LANES;
     ggml_cuda_pdl_sync();
-    const int64_t row = idx[r.idx];
-    float x[2] = { src[r.src], src[r.src + LANES] };
+    const int64_t row = p.idx_64 ? ((const int64_t *) p.idx)[r.idx] : ((const int32_t *) p.idx)[r.idx];
+    float x[2] = { 0.0f, 0.0f };
+    if (first) {
+        x[0] = p.src[r.src];
+        x[1] = p.src[r.src + LANES];
+    }
     ggml_cuda_pdl_lc();
-    if (p.n_rot > 1) { rotate(x, p.n_rot, scratch); }
-    encode(x, (typename E::block *) (dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/LANES]);
+    if (p.n_rot > 1) { rotate(x, p.n_rot, scratch, first); }
+    encode(x, (typename E::block *) (p.dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/TEAM]);
+}
+
+static __global__ void __launch_bounds__(MAX_TEAMS*TEAM) k_set_rows(const set_rows_ops ops) {
+    __shared__ union shared {
+        encode_turbo<block_turbo3> turbo3;
+        encode_turbo<block_turbo4> turbo4;
+        __device__ shared() {}
+    } s;
+    __shared__ float scratch[MAX_TEAMS][RUN];
+    const set_rows_params & p = ops.op[blockIdx.y];
+    if (blockIdx.x*(blockDim.x/TEAM) >= p.n_runs) {
+        return;
+    }
+    encode_block_32<block_q8_0, quantize_f32_q8_0_block> q8_0;
+    encode_block_32<block_q5_0, quantize_f32_q5_0_block> q5_0;
+    encode_block_32<block_q4_0, quantize_f32_q4_0_block> q4_0;
+    switch (p.type) {
+        case GGML_TYPE_TURBO3: set_rows_of_type(p, s.turbo3, scratch); break;
+        case GGML_TYPE_TURBO4: set_rows_of_type(p, s.turbo4, scratch); break;
+        case GGML_TYPE_Q8_0:   set_rows_of_type(p, q8_0,     scratch); break;
+        case GGML_TYPE_Q5_0:   set_rows_of_type(p, q5_0,     scratch); break;
+        default:               set_rows_of_type(p, q4_0,     scratch); break;
+    }
 }
 
 // ---- host ----------------------------------------------------------------------------------------------------------------
 
-template <typename E>
-static void launch(ggml_backend_cuda_context & ctx, const float * src, const ggml_tensor * idx, ggml_tensor * dst, const set_rows_params & p) {
-    if (p.n_runs == 0) {
-        return;
+static void launch(ggml_backend_cuda_context & ctx, const set_rows_ops & ops, int n_ops) {
+    int n_runs = 0, teams = 1;
+    for (int i = 0; i < n_ops; ++i) {
+        n_runs = std::max(n_runs, ops.op[i].n_runs);
+        teams  = std::max(teams,  ops.op[i].n_rot/RUN);
     }
-    const ggml_cuda_kernel_launch_params params(dim3((p.n_runs + WARPS - 1)/WARPS), dim3(WARPS*LANES), (size_t) 0, ctx.stream());
-    if (idx->type == GGML_TYPE_I64) {
-        ggml_cuda_kernel_launch(k_set_rows<E, int64_t>, params, src, (const int64_t *) idx->data, (char *) dst->data, p);
-    } else {
-        ggml_cuda_kernel_launch(k_set_rows<E, int32_t>, params, src, (const int32_t *) idx->data, (char *) dst->data, p);
+    if (n_runs >= 1024) {
+        teams = MAX_TEAMS; // fewer copies of the tables
     }
-}
-
-static void store(ggml_backend_cuda_context & ctx, const float * src, int n_rot, ggml_tensor * dst) {
-    const ggml_tensor * src0 = dst->src[0], * idx = dst->src[1];
-    GGML_ASSERT(src0->type == GGML_TYPE_F32 && src0->nb[0] == sizeof(float) && src0->ne[0] % RUN == 0 && ggml_nelements(src0)/RUN <= INT_MAX - WARPS);
-    const set_rows_params p = make_params(src0, idx, dst, n_rot);
-    switch (dst->type) {
-        case GGML_TYPE_TURBO3: launch<encode_turbo<block_turbo3>>(ctx, src, idx, dst, p); break;
-        case GGML_TYPE_TURBO4: launch<encode_turbo<block_turbo4>>(ctx, src, idx, dst, p); break;
-        case GGML_TYPE_Q8_0:   launch<encode_block_32<block_q8_0, quantize_f32_q8_0_block>>(ctx, src, idx, dst, p); break;
-        case GGML_TYPE_Q5_0:   launch<encode_block_32<block_q5_0, quantize_f32_q5_0_block>>(ctx, src, idx, dst, p); break;
-        case GGML_TYPE_Q4_0:   launch<encode_block_32<block_q4_0, quantize_f32_q4_0_block>>(ctx, src, idx, dst, p); break;
-        default: GGML_ABORT("rotate-set-rows: no encoder for %s", ggml_type_name(dst->type));
+    if (n_runs > 0) {
+        const ggml_cuda_kernel_launch_params params(dim3((n_runs + teams - 1)/teams, n_ops), dim3(teams*TEAM), (size_t) 0, ctx.stream());
+        ggml_cuda_kernel_launch(k_set_rows, params, ops);
     }
 }
 
@@ -168,11 +205,17 @@ bool ggml_cuda_rotate_set_rows_supported(const ggml_tensor * set_rows, int n_rot
     return type && (n_rot == 64 || n_rot == 128 || n_rot == 256) && src0->ne[0] % n_rot == 0 && ggml_is_contiguous(src0);
 }
 
-void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_tensor * src, int n_rot, ggml_tensor * set_rows) {
-    GGML_ASSERT(ggml_is_contiguous(src));
-    store(ctx, (const float *) src->data, n_rot, set_rows);
+void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_cuda_rotated_rows * ops, int n_ops) {
+    set_rows_ops params;
+    for (int i = 0; i < n_ops; ++i) {
+        GGML_ASSERT(ggml_is_contiguous(ops[i].src));
+        params.op[i] = make_params((const float *) ops[i].src->data, ops[i].n_rot, ops[i].set_rows);
+    }
+    launch(ctx, params, n_ops);
 }
 
-void ggml_cuda_set_rows_turbo(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
-    store(ctx, (const float *) dst->src[0]->data, 1, dst);
+void ggml_cuda_set_rows_turbo(ggml_backend_cuda_context & ctx, ggml_tensor * set_rows) {
+    set_rows_ops params;
+    params.op[0] = make_params((const float *) set_rows->src[0]->data, 1, set_rows);
+    launch(ctx, params, 1);
 }

@@ -2,13 +2,18 @@
 
 #include "common.cuh"
 
-// SET_ROWS into a quantized cache of values that are multiplied by a Hadamard matrix on the way.
+// SET_ROWS into a quantized cache of values that are multiplied by a Hadamard matrix on the way; K's and V's in one launch.
 
 // n_rot: size of the Hadamard blocks
 bool ggml_cuda_rotate_set_rows_supported(const ggml_tensor * set_rows, int n_rot);
 
-// stores src, the values before their rotation, where the op stores its src[0]
-void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_tensor * src, int n_rot, ggml_tensor * set_rows);
+struct ggml_cuda_rotated_rows {
+    const ggml_tensor * src;      // the values before their rotation, which are stored where set_rows stores its src[0]
+    ggml_tensor       * set_rows;
+    int                 n_rot;
+};
+
+void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_cuda_rotated_rows * ops, int n_ops); // one or two
 
 // the op itself, for turbo types
 void ggml_cuda_set_rows_turbo(ggml_backend_cuda_context & ctx, ggml_tensor * set_rows);

@@ -185,6 +185,48 @@ static bool attention_did_output(const ggml_cgraph * cgraph, int j) {
     return !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : attention->src[0]);
 }
 
+// the rotation that SET_ROWS i does itself, or null
+static const ggml_tensor * left_for_rows(const ggml_cgraph * cgraph, int i) {
+    const ggml_tensor * node = cgraph->nodes[i];
+    if (node->op != GGML_OP_SET_ROWS) {
+        return nullptr;
+    }
+    const ggml_tensor * r = rotation_of_rows(cgraph, node);
+    return was_left(cgraph, r, i) ? r : nullptr;
+}
+
+// the next node (step 1) or the one before (step -1) that computes something, or -1
+static int neighbour(const ggml_cgraph * cgraph, int i, int step) {
+    for (i += step; i >= 0 && i < cgraph->n_nodes; i += step) {
+        if (!is_view(cgraph->nodes[i])) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+// K's rows and V's come one after the other: two by two they are one launch, at the turn of the first
+static bool compute_rows(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
+    int before = 0;
+    for (int k = neighbour(cgraph, i, -1); k >= 0 && left_for_rows(cgraph, k); k = neighbour(cgraph, k, -1)) {
+        ++before;
+    }
+    if (before % 2 != 0) {
+        return true;
+    }
+    ggml_cuda_rotated_rows ops[2];
+    int n_ops = 0;
+    for (int k = i; k >= 0 && n_ops < 2; k = neighbour(cgraph, k, 1)) {
+        const ggml_tensor * r = left_for_rows(cgraph, k);
+        if (r == nullptr) {
+            break;
+        }
+        ops[n_ops++] = { r->src[1], cgraph->nodes[k], rotation_size(r) };
+    }
+    ggml_cuda_rotate_set_rows(ctx, ops, n_ops);
+    return true;
+}
+
 bool ggml_cuda_rotation_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
     ggml_tensor * node = cgraph->nodes[i];
     if (disabled()) {
@@ -194,13 +236,8 @@ bool ggml_cuda_rotation_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cg
         const int j = consumer(cgraph, i);
         return (j >= 0 && stays_in_place(cgraph, node->src[1], i, j)) || attention_did_output(cgraph, i);
     }
-    if (node->op == GGML_OP_SET_ROWS) {
-        const ggml_tensor * r = rotation_of_rows(cgraph, node);
-        if (was_left(cgraph, r, i)) {
-            ggml_cuda_rotate_set_rows(ctx, r->src[1], rotation_size(r), node);
-            return true;
-        }
-        return false;
+    if (left_for_rows(cgraph, i)) {
+        return compute_rows(ctx, cgraph, i);
     }
     return node->op == GGML_OP_FLASH_ATTN_EXT && compute_attention(ctx, cgraph, i);
 }

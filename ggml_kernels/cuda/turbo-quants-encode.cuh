@@ -1,6 +1,6 @@
 #pragma once
 
-// Encoding turbo3 and turbo4 on a GPU: 32 threads a block, each tries one candidate of the scale search. The bytes are
+// Encoding turbo3 and turbo4 on a GPU: each of 32 lanes tries one candidate of the scale search, four warps share the values. The bytes are
 // those of turbo-quants-ref.c: q, the sums and the comparison of candidates are the same integers and floats.
 //
 // The reference counts the bounds below a value, up to 15 comparisons. Here the range of q is cut into cells so narrow
@@ -204,12 +204,14 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 
 // ---- what 32 threads do together --------------------------------------------------------------------------------------
 
-#define TURBO_ENCODE_WARPS   4
-#define TURBO_ENCODE_THREADS (TURBO_ENCODE_WARPS*TURBO_LANES)
+#define TURBO_TEAM           4 // warps that encode a block together, each a quarter of its values for all candidates
+#define TURBO_MAX_TEAMS      4
+#define TURBO_ENCODE_THREADS (TURBO_MAX_TEAMS*TURBO_TEAM*TURBO_LANES)
 
 template <typename block_t> struct turbo_encode_shared {
     turbo_search_table<turbo_traits<block_t>::LEVELS> table;
-    turbo_value value[TURBO_ENCODE_WARPS][QK_TURBO];
+    turbo_value value[TURBO_MAX_TEAMS][QK_TURBO];
+    turbo_sums  sums[TURBO_MAX_TEAMS][TURBO_TEAM - 1][TURBO_LANES];
 };
 
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table< 8> &) { return (const uint4 *) &turbo3_search_device; }
@@ -220,11 +222,8 @@ template <typename block_t> static __device__ __forceinline__ void turbo_encode_
     constexpr int COUNT = sizeof(s.table)/sizeof(uint4);
     const uint4 * from = turbo_search_of(s.table);
     uint4       * to   = (uint4 *) &s.table;
-#pragma unroll
-    for (int i = 0; i < COUNT; i += TURBO_ENCODE_THREADS) {
-        if (i + (int) threadIdx.x < COUNT) {
-            to[i + threadIdx.x] = from[i + threadIdx.x];
-        }
+    for (int i = threadIdx.x; i < COUNT; i += blockDim.x) {
+        to[i] = from[i];
     }
 }
 
@@ -285,31 +284,49 @@ static __device__ __forceinline__ void turbo_write_codes(block_turbo4 * y, int l
     y->qs[lane] = (uint8_t) (code0 | code1 << 4);
 }
 
-// Thread `lane` of 32 brings values lane (x0) and 32 + lane (x1) of the block y. All threads of the CTA must come here
-// once, for there is a barrier inside.
+// A team of four warps encodes the block y. Thread `lane` of its first warp brings values lane (x0) and 32 + lane (x1). All
+// threads of the CTA must come here, for there are barriers inside.
 template <typename block_t>
 static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t> & s, float x0, float x1, block_t * y) {
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
+    constexpr int SHARE  = QK_TURBO/TURBO_TEAM;
     const int lane = threadIdx.x % TURBO_LANES;
-    turbo_value * value = s.value[threadIdx.x/TURBO_LANES];
+    const int warp = threadIdx.x/TURBO_LANES % TURBO_TEAM, team = threadIdx.x/(TURBO_LANES*TURBO_TEAM);
+    turbo_value * value = s.value[team];
 
-    const uint32_t v0 = turbo_sanitize_bits(x0);
-    const uint32_t v1 = turbo_sanitize_bits(x1);
-    const uint32_t k0 = turbo_peak_key(v0);
-    const uint32_t k1 = turbo_peak_key(v1);
-    const turbo_peak  peak = turbo_make_peak(turbo_max_of_lanes(k0 > k1 ? k0 : k1));
-    const turbo_value q0 = turbo_make_value<LEVELS>(v0, peak);
-    const turbo_value q1 = turbo_make_value<LEVELS>(v1, peak);
-    value[lane]               = q0;
-    value[lane + TURBO_LANES] = q1;
+    turbo_peak  peak = {};
+    turbo_value q0 = {}, q1 = {};
+    if (warp == 0) {
+        const uint32_t v0 = turbo_sanitize_bits(x0);
+        const uint32_t v1 = turbo_sanitize_bits(x1);
+        const uint32_t k0 = turbo_peak_key(v0);
+        const uint32_t k1 = turbo_peak_key(v1);
+        peak = turbo_make_peak(turbo_max_of_lanes(k0 > k1 ? k0 : k1));
+        q0 = turbo_make_value<LEVELS>(v0, peak);
+        q1 = turbo_make_value<LEVELS>(v1, peak);
+        value[lane]               = q0;
+        value[lane + TURBO_LANES] = q1;
+    }
     __syncthreads(); // for the table, too
 
     const uint32_t * columns = s.table.cell[0];
     turbo_sums sums = { 0, 0 };
-#pragma unroll 16
-    for (int j = 0; j < QK_TURBO; ++j) {
-        const turbo_value v = value[j];
+#pragma unroll
+    for (int j = 0; j < SHARE; ++j) {
+        const turbo_value v = value[warp*SHARE + j];
         turbo_add(sums, v, turbo_entry_at(columns + lane, v));
+    }
+    if (warp > 0) {
+        s.sums[team][warp - 1][lane] = sums;
+    }
+    __syncthreads();
+    if (warp > 0) {
+        return;
+    }
+#pragma unroll
+    for (int w = 0; w < TURBO_TEAM - 1; ++w) {
+        sums.dot    += s.sums[team][w][lane].dot;
+        sums.energy += s.sums[team][w][lane].energy;
     }
     const int index = turbo_choose(sums);
     const int book  = s.table.book[index];

@@ -69,7 +69,8 @@ static __global__ void __launch_bounds__(TURBO_ENCODE_THREADS) k_cpy_f32_turbo(
         const char * src, char * dst, const turbo_layout ls, const turbo_layout ld, const int64_t n_blocks) {
     __shared__ turbo_encode_shared<block_t> shared;
     turbo_encode_prepare(shared);
-    const int64_t i = min((int64_t) blockIdx.x*TURBO_ENCODE_WARPS + threadIdx.x/TURBO_LANES, n_blocks - 1);
+    // the last CTA can have teams to spare: they do the last block once more, for all must reach the barriers
+    const int64_t i = min((int64_t) blockIdx.x*TURBO_MAX_TEAMS + threadIdx.x/(TURBO_TEAM*TURBO_LANES), n_blocks - 1);
     const int64_t nb = ls.nb0/QK_TURBO; // values of a source need not be neighbours
     const char  * x  = src + turbo_offset(ls, i) + threadIdx.x%TURBO_LANES*nb;
     char        * y  = dst + turbo_offset(ld, i);
@@ -94,7 +95,7 @@ static void cpy_turbo_cuda(const ggml_tensor * src0, ggml_tensor * src1, cudaStr
     const turbo_layout ld = turbo_layout_of(src1);
     const int64_t n_blocks = ggml_nelements(src0)/QK_TURBO;
     const bool    encode   = src0->type == GGML_TYPE_F32;
-    const int64_t per_cta  = encode ? TURBO_ENCODE_WARPS : TURBO_CONVERT_THREADS/8;
+    const int64_t per_cta  = encode ? TURBO_MAX_TEAMS : TURBO_CONVERT_THREADS/8;
     const int64_t n_ctas   = (n_blocks + per_cta - 1)/per_cta;
     GGML_ASSERT(n_ctas <= INT_MAX);
     if (n_ctas == 0) {

@@ -77,6 +77,7 @@ struct shape {
     int n_kv, n_head_kv, gqa, n_q;
     bool rotate, sinks;
     float softcap, max_bias;
+    int heads = 8, warps = 8; // of a block, at most
 };
 
 template <typename T> static T * upload(const std::vector<T> & v) {
@@ -150,7 +151,7 @@ static void run(const shape & s, bool check, int sets) {
     p.n_head_log2 = 1 << (int) floorf(log2f(n_head));
     p.m0 = powf(2.0f, -s.max_bias/p.n_head_log2); p.m1 = powf(2.0f, -s.max_bias/2/p.n_head_log2);
     p.n_q = s.n_q; p.n_kv = s.n_kv; p.n_head = n_head; p.gqa = s.gqa;
-    p.n_heads = std::min(8, s.n_head_kv); p.n_parts = 8/p.n_heads; p.n_groups = s.n_head_kv/p.n_heads;
+    p.n_heads = std::min(s.heads, s.n_head_kv); p.n_parts = std::max(1, s.warps/p.n_heads); p.n_groups = s.n_head_kv/p.n_heads;
     p.n_stages = HEADS || rk + rv < 280 ? 3 : 2;
     p.whole_k = p.n_heads*rk%16 != 0; p.whole_v = p.n_heads*rv%16 != 0;
     p.stride_k = p.n_heads*rk + (p.whole_k ? 0 : 16); p.stride_v = p.n_heads*rv + (p.whole_v ? 0 : 16);
@@ -182,8 +183,8 @@ static void run(const shape & s, bool check, int sets) {
     };
     launch(0);
     CHECK(cudaGetLastError()); CHECK(cudaDeviceSynchronize());
-    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d tile=%d stages=%d%s splits=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
-        D, s.n_kv, s.n_head_kv, s.gqa, s.n_q, s.rotate ? " rot" : "", s.sinks ? " sinks" : "", s.softcap, s.max_bias, NT, HEADS, tile, p.n_stages, p.whole_k ? " whole" : "",
+    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d warps=%dx%d tile=%d stages=%d%s splits=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
+        D, s.n_kv, s.n_head_kv, s.gqa, s.n_q, s.rotate ? " rot" : "", s.sinks ? " sinks" : "", s.softcap, s.max_bias, NT, HEADS, p.n_heads, p.n_parts, tile, p.n_stages, p.whole_k ? " whole" : "",
         p.n_splits, attr.numRegs, attr.localSizeBytes, smem, per_sm);
     if (check) {
         std::vector<float> out(hq.size()); CHECK(cudaMemcpy(out.data(), dst, out.size()*4, cudaMemcpyDeviceToHost));
@@ -217,6 +218,14 @@ template <typename LK, typename LV> static void check_pair() {
     run< 64, LK, LV, 2, 0>({   77, 5, 6, 2, false, false, 0.0f, 8.0f }, true, 1);
 }
 
+// short contexts are mostly the kernels' beginnings and ends: how many heads a block should have
+template <typename LK, typename LV> static void time_short(int n_kv) {
+    run<128, LK, LV, 1, 8>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f }, false, 16);
+    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 8, 8 }, false, 16);
+    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 4 }, false, 16);
+    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 8 }, false, 16);
+}
+
 template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
     run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f }, false, sets);
 }
@@ -244,6 +253,9 @@ int main(int argc, char **) {
     time_pair<128, load_f16,    load_turbo4, 0>(8, 4, 4);
     time_pair< 64, load_turbo3, load_turbo3, 0>(8, 8, 8);
     time_pair<256, load_turbo3, load_turbo3, 0>(4, 4, 6);
+    time_short<load_turbo3, load_turbo3>(256);
+    time_short<load_turbo3, load_turbo3>(8192);
+    time_short<load_turbo4, load_turbo4>(256);
     printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
     return failures != 0;
 }

@@ -152,7 +152,7 @@ template <typename block_t>
 static __global__ void __launch_bounds__(TURBO_ENCODE_THREADS) k_encode(const float * x, block_t * y, int n_blocks) {
     __shared__ turbo_encode_shared<block_t> shared;
     turbo_encode_prepare(shared);
-    const int64_t i = min((int) (blockIdx.x*TURBO_ENCODE_WARPS + threadIdx.x/TURBO_LANES), n_blocks - 1);
+    const int64_t i = min((int) (blockIdx.x*TURBO_MAX_TEAMS + threadIdx.x/(TURBO_TEAM*TURBO_LANES)), n_blocks - 1);
     const float * xi = x + i*QK_TURBO + threadIdx.x % TURBO_LANES;
     turbo_encode(shared, xi[0], xi[TURBO_LANES], y + i);
 }
@@ -171,7 +171,7 @@ template <typename T> struct device_array {
 };
 
 template <typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks) {
-    k_encode<<<(n_blocks + TURBO_ENCODE_WARPS - 1)/TURBO_ENCODE_WARPS, TURBO_ENCODE_THREADS>>>(x, y, n_blocks);
+    k_encode<<<(n_blocks + TURBO_MAX_TEAMS - 1)/TURBO_MAX_TEAMS, TURBO_ENCODE_THREADS>>>(x, y, n_blocks);
 }
 
 // NMSE of a block, of what the format can hold of it
