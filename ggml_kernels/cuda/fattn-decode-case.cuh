@@ -12,8 +12,55 @@
 
 #include "fattn-decode-kernel.cuh"
 
+typedef void (* fattn_decode_kernel_t)(const fattn_decode_params p);
+
+// ggml_cuda_kernel_launch, which knows of no clusters
+static void launch_in_clusters(fattn_decode_kernel_t kernel, dim3 grid, dim3 block, int smem, cudaStream_t stream, const fattn_decode_params & p) {
+    static const char * env = getenv("GGML_CUDA_PDL");
+    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchConfig_t config = {};
+    config.gridDim  = grid;
+    config.blockDim = block;
+    config.stream   = stream;
+    config.attrs    = attributes;
+    config.dynamicSmemBytes = smem;
+    if ((env == nullptr || atoi(env) != 0) && ggml_cuda_kernel_can_use_pdl((const void *) kernel)) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (p.cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs].val.clusterDim.x = p.cluster;
+        attributes[config.numAttrs].val.clusterDim.y = 1;
+        attributes[config.numAttrs++].val.clusterDim.z = 1;
+    }
+    CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, p));
+}
+
+// blocks of a cluster: those of a short context, so that no second kernel is needed; otherwise 1
+static int cluster_size(const fattn_decode_plan & plan, int n_splits, int tiles, int rows) {
+    const fattn_decode_params & p = plan.params;
+    const int device = ggml_cuda_get_device();
+    static int supported[GGML_CUDA_MAX_DEVICES] = {};
+    if (supported[device] == 0) {
+        int yes = 0;
+        CUDA_CHECK(cudaDeviceGetAttribute(&yes, cudaDevAttrClusterLaunch, device));
+        supported[device] = yes && ggml_cuda_highest_compiled_arch(ggml_cuda_info().devices[device].cc) >= GGML_CUDA_CC_HOPPER ? 1 : -1;
+    }
+    const bool fits = p.n_heads*p.n_parts*rows*(plan.head_size*(int) sizeof(float) + (int) sizeof(float2)) <= plan.smem - FATTN_DECODE_HEADER;
+    if (supported[device] < 0 || !fits) {
+        return 1;
+    }
+    // measured on an H200: in clusters of 4, the blocks of a deep context take half as long again
+    int size = tiles <= 8 ? 8 : 1;
+    while (size > 1 && (size/2 >= tiles || size > n_splits || size*p.n_parts > 32)) {
+        size /= 2;
+    }
+    return size;
+}
+
 template <int D, typename LK, typename LV, int NT, int HEADS>
-static void fattn_decode_launch(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, fattn_decode_plan plan) {
+static void fattn_decode_launch(ggml_backend_cuda_context & ctx, fattn_decode_plan plan) {
     const auto kernel = fattn_decode<D, LK, LV, NT, HEADS>;
     fattn_decode_params & p = plan.params;
     const int device  = ggml_cuda_get_device();
@@ -29,49 +76,56 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, const fattn_dec
 
     const int tiles   = (p.n_kv + plan.tile - 1)/plan.tile;
     const int columns = (p.n_q*p.gqa + NT*8 - 1)/(NT*8);
-    const int others  = p.n_groups*columns*op.n_seq;
-    p.n_splits = std::max(1, std::min(tiles, std::max(per_sm, 1)*ggml_cuda_info().devices[device].nsm/others));
+    const int others  = p.n_groups*columns*plan.n_seq;
+    const int most    = std::max(1, std::max(per_sm, 1)*ggml_cuda_info().devices[device].nsm/others);
+    p.cluster  = cluster_size(plan, most, tiles, std::min(NT*8, p.n_q*p.gqa));
+    p.n_splits = p.cluster > 1 ? p.cluster : std::min(tiles, most);
 
-    const int     parts = p.n_splits*p.n_parts;
-    const int64_t rows  = (int64_t) op.n_seq*p.n_head*p.n_q;
-    ggml_cuda_pool_alloc<float>  part(ctx.pool(), rows*parts*D);
-    ggml_cuda_pool_alloc<float2> meta(ctx.pool(), rows*parts);
-    p.part = part.ptr;
-    p.meta = meta.ptr;
+    const int     parts = p.cluster > 1 ? p.n_splits/p.cluster : p.n_splits*p.n_parts;
+    const bool    more  = p.cluster == 1 || parts > 1;
+    const int64_t rows  = (int64_t) plan.n_seq*p.n_head*p.n_q;
+    ggml_cuda_pool_alloc<float>  part(ctx.pool());
+    ggml_cuda_pool_alloc<float2> meta(ctx.pool());
+    if (more) {
+        p.part = part.alloc(rows*parts*D);
+        p.meta = meta.alloc(rows*parts);
+    }
 
-    const ggml_cuda_kernel_launch_params decode(dim3(p.n_splits, p.n_groups*columns, op.n_seq), dim3(threads), (size_t) plan.smem, ctx.stream());
-    ggml_cuda_kernel_launch(kernel, decode, p);
-    const ggml_cuda_kernel_launch_params combine(dim3(rows, D/64), dim3(parts > 64 ? 1024 : 256), parts*sizeof(float), ctx.stream());
-    ggml_cuda_kernel_launch(fattn_decode_combine<D>, combine, (const float *) p.part, (const float2 *) p.meta, op.dst, op.sinks, parts, p.n_head, p.n_q, op.rotate_dst);
+    launch_in_clusters(kernel, dim3(p.n_splits, p.n_groups*columns, plan.n_seq), dim3(threads), plan.smem, ctx.stream(), p);
+    if (more) {
+        const ggml_cuda_kernel_launch_params combine(dim3(rows, D/64), dim3(parts > 64 ? 1024 : 256), parts*sizeof(float), ctx.stream());
+        ggml_cuda_kernel_launch(fattn_decode_combine<D>, combine, (const float *) p.part, (const float2 *) p.meta, p.dst, p.sinks, parts, p.n_head, p.n_q, p.rotate_dst);
+    }
 }
 
 template <int D, typename LK, typename LV>
-static void fattn_decode_columns(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan) {
-    if (plan.params.n_q*plan.params.gqa > 8) {
-        fattn_decode_launch<D, LK, LV, 2, 0>(ctx, op, plan);
+static void fattn_decode_columns(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan) {
+    const fattn_decode_params & p = plan.params;
+    if (p.n_q*p.gqa > 8) {
+        fattn_decode_launch<D, LK, LV, 2, 0>(ctx, plan);
         return;
     }
-    // the common shape, with everything known at compile time
+    // the common shape, with everything known at compile time: deep and short contexts
     if constexpr (D == 128) {
-        if (plan.params.n_heads == FATTN_DECODE_WARPS && !plan.params.whole_k && !plan.params.whole_v && plan.params.n_stages == FATTN_DECODE_MAX_STAGES) {
-            fattn_decode_launch<D, LK, LV, 1, FATTN_DECODE_WARPS>(ctx, op, plan);
-            return;
+        if (p.n_parts == 1 && !p.whole_k && !p.whole_v && p.n_stages == FATTN_DECODE_MAX_STAGES) {
+            if (p.n_heads == 8) { fattn_decode_launch<D, LK, LV, 1, 8>(ctx, plan); return; }
+            if (p.n_heads == 4) { fattn_decode_launch<D, LK, LV, 1, 4>(ctx, plan); return; }
         }
     }
-    fattn_decode_launch<D, LK, LV, 1, 0>(ctx, op, plan);
+    fattn_decode_launch<D, LK, LV, 1, 0>(ctx, plan);
 }
 
 template <typename LK, typename LV>
-static void fattn_decode_pair(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan) {
-    switch (op.head_size) {
-        case  64: fattn_decode_columns< 64, LK, LV>(ctx, op, plan); break;
-        case 128: fattn_decode_columns<128, LK, LV>(ctx, op, plan); break;
-        case 256: fattn_decode_columns<256, LK, LV>(ctx, op, plan); break;
-        default:  GGML_ABORT("fattn-decode: no kernel for head size %d", op.head_size);
+static void fattn_decode_pair(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan) {
+    switch (plan.head_size) {
+        case  64: fattn_decode_columns< 64, LK, LV>(ctx, plan); break;
+        case 128: fattn_decode_columns<128, LK, LV>(ctx, plan); break;
+        case 256: fattn_decode_columns<256, LK, LV>(ctx, plan); break;
+        default:  GGML_ABORT("fattn-decode: no kernel for head size %d", plan.head_size);
     }
 }
 
-#define FATTN_DECODE_CASE(K, V)                                                                                                   \
-    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan) { \
-        fattn_decode_pair<load_##K, load_##V>(ctx, op, plan);                                                                   \
+#define FATTN_DECODE_CASE(K, V)                                                                           \
+    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan) { \
+        fattn_decode_pair<load_##K, load_##V>(ctx, plan);                                                \
     }

@@ -17,6 +17,7 @@
 
 #include "fattn-decode-loaders.cuh"
 #include "fattn-decode-params.cuh"
+#include "fattn-decode-query.cuh"
 
 // below any score, and above minus infinity, which a masked position has: exp2 of their difference is 0, not a NaN
 #define FATTN_DECODE_LOWEST (-1e29f)
@@ -34,55 +35,24 @@ static __device__ __forceinline__ void fattn_decode_let_successor_start() {
 #endif
 }
 
-// ---- the queries of a warp ----------------------------------------------------------------------------------------------
-
-// x times the Hadamard matrix of n_rot values. x holds the values L::q_index(., t); a bit of i or t is a bit of the index.
-template <int D, typename L>
-static __device__ __forceinline__ void hadamard(float (&x)[D/4], int t, int n_rot) {
-#pragma unroll
-    for (int bit = 1; bit < D/4; bit *= 2) {
-        if (L::q_index(bit, 0) < n_rot) {
-#pragma unroll
-            for (int i = 0; i < D/4; ++i) {
-                if (!(i & bit)) {
-                    const float a = x[i], b = x[i | bit];
-                    x[i]       = a + b;
-                    x[i | bit] = a - b;
-                }
-            }
-        }
-    }
-#pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2) {
-#pragma unroll
-        for (int i = 0; i < D/4; ++i) {
-            const float other = __shfl_xor_sync(~0u, x[i], bit);
-            x[i] = t & bit ? other - x[i] : x[i] + other;
-        }
-    }
-    const float norm = rsqrtf((float) n_rot);
-#pragma unroll
-    for (int i = 0; i < D/4; ++i) { x[i] *= norm; }
-}
-
-static __device__ __forceinline__ float max_of_four_lanes(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-
 // Q^T as B fragments of 16-bit products: halves of Q over its largest magnitude
 template <int D, typename LK>
 struct query_half {
     uint32_t q[D/16][2];
 
-    __device__ __forceinline__ float pack(const float (&x)[D/4], float peak) {
+    static __device__ __forceinline__ void pack(char * packed, const float (&x)[D/32], float peak, int lane) {
         const float inv = peak > 0.0f ? 1.0f/peak : 0.0f;
 #pragma unroll
+        for (int i = 0; i < D/32; i += 2) { *(uint32_t *) (packed + 2*row_index<D>(lane, i)) = pack_half2(x[i]*inv, x[i + 1]*inv); }
+        if (lane == 0) { *(float *) (packed + 2*D) = peak; }
+    }
+
+    __device__ __forceinline__ void take(const char * packed, int t) {
+#pragma unroll
         for (int i = 0; i < D/16; ++i) {
-            q[i][0] = pack_half2(x[4*i]*inv,     x[4*i + 1]*inv);
-            q[i][1] = pack_half2(x[4*i + 2]*inv, x[4*i + 3]*inv);
+            q[i][0] = *(const uint32_t *) (packed + i*32 + 4*t);
+            q[i][1] = *(const uint32_t *) (packed + i*32 + 4*t + 16);
         }
-        return peak;
     }
 };
 
@@ -93,40 +63,32 @@ struct query_int8 {
     uint32_t q[D/32][2][2]; // [.][high, low][values 0-3, 4-7]
     int bias[BLOCKS][2];    // what the bias of K's bytes contributes to columns 2t, 2t + 1
 
-    __device__ __forceinline__ float pack(const float (&x)[D/4], float peak) {
-        const float inv = peak > 0.0f ? 32512.0f/peak : 0.0f;
-        int sum[BLOCKS];
+    static __device__ __forceinline__ void pack(char * packed, const float (&x)[D/32], float peak, int lane) {
+        pack_query_int8<D>(packed, x, peak, LK::UNIT, lane);
+    }
+
+    // column 2t + j; sums: of its blocks of 32
+    __device__ __forceinline__ void set_bias(const int * sums, int j) {
+        if (LK::K_BIAS != 0) {
 #pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) { sum[b] = 0; }
+            for (int b = 0; b < BLOCKS; ++b) { bias[b][j] = sums[b]*LK::K_BIAS; } // K_BIAS: only blocks of 32 have one
+        }
+    }
+
+    __device__ __forceinline__ void take(const char * packed, int t) {
+        constexpr int  CHUNKS      = LK::BLOCK/8;
+        constexpr bool INTERLEAVED = LK::index(0, 0, 1) != 1; // the two words of a chunk take turns
+        constexpr int  SECOND      = LK::index(0, 0, INTERLEAVED ? 1 : 4);
 #pragma unroll
         for (int i = 0; i < D/32; ++i) {
+            const char * at = packed + LK::index(i*4/CHUNKS, i*4%CHUNKS + t, 0);
 #pragma unroll
-            for (int w = 0; w < 2; ++w) {
-                uint32_t high = 0, low = 0;
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int v = __float2int_rn(x[8*i + 4*w + e]*inv);
-                    const int h = (v + 128) >> 8;
-                    high |= (uint32_t) (h & 0xff) << 8*e;
-                    low  |= (uint32_t) ((v - 256*h) & 0xff) << 8*e;
-                    sum[i*32/LK::BLOCK] += v;
-                }
-                q[i][0][w] = high;
-                q[i][1][w] = low;
+            for (int h = 0; h < 2; ++h) {
+                const uint32_t a = *(const uint32_t *) (at + h*D), b = *(const uint32_t *) (at + h*D + SECOND);
+                q[i][h][0] = INTERLEAVED ? byte_perm(a, b, 0x5140) : a;
+                q[i][h][1] = INTERLEAVED ? byte_perm(a, b, 0x7362) : b;
             }
         }
-        if (LK::K_BIAS != 0) {
-            const int t = threadIdx.x%4;
-#pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) {
-                int s = sum[b];
-                s += __shfl_xor_sync(~0u, s, 1);
-                s += __shfl_xor_sync(~0u, s, 2); // of column g
-                bias[b][0] = __shfl_sync(~0u, s, 8*t)    *LK::K_BIAS;
-                bias[b][1] = __shfl_sync(~0u, s, 8*t + 4)*LK::K_BIAS;
-            }
-        }
-        return peak/32512.0f*LK::UNIT;
     }
 };
 
@@ -322,6 +284,75 @@ static __device__ __forceinline__ void store_output(float * dst, const output<D,
     }
 }
 
+static __device__ __forceinline__ float sum_of_columns(float l) {
+#pragma unroll
+    for (int w = 4; w < 32; w *= 2) { l += __shfl_xor_sync(~0u, l, w); }
+    return l;
+}
+
+#ifdef FATTN_DECODE_BULK_COPY
+// The blocks of a cluster are consecutive splits. Each leaves its rows in its shared memory, and the warps of all of them
+// combine a row each from there: into one part, or the output, if there is no other cluster.
+template <int D, typename LV, int NT>
+static __device__ __forceinline__ void combine_in_cluster(const fattn_decode_params & p, const output<D, LV> (&out)[NT], float * mem,
+        int n_heads, int n_parts, int head_kv0, int col0, int n_rows) {
+    const int warp = threadIdx.x/32, lane = threadIdx.x%32, g = lane/4, t = lane%4;
+    const int n_warps = n_heads*n_parts, rank = blockIdx.x%p.cluster, n_sources = p.cluster*n_parts; // at most 32
+    float2 * meta = (float2 *) (mem + n_warps*n_rows*D); // [warp][row], as the rows of D values are
+
+    __syncthreads(); // the tiles are no longer needed
+#pragma unroll
+    for (int n = 0; n < NT; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const float l = sum_of_columns(out[n].l[j]);
+            const int r = n*8 + 2*t + j;
+            if (r < n_rows) {
+                store_output<D, LV>(mem + (warp*n_rows + r)*D, out[n], j);
+                if (g == 0) { meta[warp*n_rows + r] = make_float2(out[n].m[j], l); }
+            }
+        }
+    }
+    cluster_sync();
+    for (int i = rank*n_warps + warp; i < n_heads*n_rows; i += n_warps*p.cluster) {
+        const int head = i/n_rows, r = i%n_rows, col = col0 + r, h = (head_kv0 + head)*p.gqa + col%p.gqa;
+        // source s: part s % n_parts of block s / n_parts
+        const auto row_of = [&](int s) { return (s%n_parts*n_heads + head)*n_rows + r; };
+        const bool last = p.n_splits == p.cluster;
+        const float sink = last && p.sinks ? p.sinks[h]*FATTN_DECODE_LOG2E : FATTN_DECODE_LOWEST;
+        const float2 ml = lane < n_sources ? load_remote_2(meta + row_of(lane), lane/n_parts) : make_float2(FATTN_DECODE_LOWEST, 0.0f);
+        const float mx  = max_of_warp(fmaxf(ml.x, sink));
+        const float w   = exp2f(ml.x - mx);
+        const float sum = sum_of_warp(w*ml.y) + (last && p.sinks ? exp2f(sink - mx) : 0.0f);
+        float acc[D/32] = {};
+#pragma unroll 4
+        for (int s = 0; s < n_sources; ++s) {
+            const float weight = __shfl_sync(~0u, w, s);
+            const float * row = mem + row_of(s)*D;
+#pragma unroll
+            for (int k = 0; k < D/32; k += 2) {
+                const float2 x = load_remote_2(row + row_index<D>(lane, k), s/n_parts);
+                acc[k]     += weight*x.x;
+                acc[k + 1] += weight*x.y;
+            }
+        }
+        const int64_t place = ((int64_t) blockIdx.z*p.n_head + h)*p.n_q + col/p.gqa;
+        if (!last) {
+            const int64_t at = place*(p.n_splits/p.cluster) + blockIdx.x/p.cluster;
+            store_row<D>(p.part + at*D, acc, lane);
+            if (lane == 0) { p.meta[at] = make_float2(mx, sum); }
+            continue;
+        }
+        const float inv = sum > 0.0f ? 1.0f/sum : 0.0f;
+#pragma unroll
+        for (int k = 0; k < D/32; ++k) { acc[k] *= inv; }
+        if (p.rotate_dst) { hadamard<D>(acc, lane, 64); }
+        store_row<D>(p.dst + (((int64_t) blockIdx.z*p.n_q + col/p.gqa)*p.n_head + h)*D, acc, lane);
+    }
+    cluster_sync(); // the others may still read here
+}
+#endif
+
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 
 // Copies a run of positions of one operand, or its rows with padding between them. On Hopper, a few lanes of each warp
@@ -381,12 +412,19 @@ struct tile_ring {
             asm volatile("fence.mbarrier_init.release.cluster;");
 #endif
         }
-        if (k.whole || v.whole) { // the last tile leaves rows unwritten, which are multiplied by zero
-            for (int i = threadIdx.x; i < n_stages*size/16; i += blockDim.x) { ((uint4 *) stages)[i] = make_uint4(0, 0, 0, 0); }
-#ifdef FATTN_DECODE_BULK_COPY
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
+        if (clears()) {
+            for (int i = 0; i < n_stages - 1; ++i) { clear(i); }
         }
+    }
+
+    // the last tile leaves rows unwritten, which are multiplied by zero: they must not be NaN
+    __device__ __forceinline__ bool clears() const { return k.whole || v.whole; }
+
+    __device__ __forceinline__ void clear(int stage) const {
+        for (int i = threadIdx.x; i < size/16; i += blockDim.x) { ((uint4 *) (stages + stage*size))[i] = make_uint4(0, 0, 0, 0); }
+#ifdef FATTN_DECODE_BULK_COPY
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
     }
 
     __device__ __forceinline__ void load(int index, int stage) const {
@@ -419,7 +457,7 @@ struct tile_ring {
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------------
 // grid (splits, head groups * column tiles, sequences); NT tiles of 8 (query, head) columns a warp.
-// HEADS: p.n_heads, where it and with it all strides are known at compile time and rows are padded; or 0.
+// HEADS: p.n_heads, where it and with it all strides are known at compile time, rows are padded and a head has one warp; or 0.
 
 template <int D, typename LK, typename LV, int NT, int HEADS>
 __global__ void __launch_bounds__(FATTN_DECODE_WARPS*32, D <= 128 && NT == 1 ? 2 : 1)
@@ -427,7 +465,7 @@ fattn_decode(const fattn_decode_params p) {
     constexpr int ROW_K = LK::row_bytes(D), ROW_V = LV::row_bytes(D);
     constexpr int STEPS = fattn_decode_steps(ROW_K, ROW_V);
     const int n_heads  = HEADS ? HEADS : p.n_heads;
-    const int n_parts  = HEADS ? FATTN_DECODE_WARPS/HEADS : p.n_parts;
+    const int n_parts  = HEADS ? 1 : p.n_parts;
     const int stride_k = HEADS ? HEADS*ROW_K + 16 : p.stride_k; // padded against bank conflicts
     const int stride_v = HEADS ? HEADS*ROW_V + 16 : p.stride_v;
     const int n_stages = HEADS ? FATTN_DECODE_MAX_STAGES : p.n_stages;
@@ -466,30 +504,54 @@ fattn_decode(const fattn_decode_params p) {
     if constexpr (!LK::HALF) { LK::fill_books(books_k, threadIdx.x, true); }
     if constexpr (!LV::HALF) { LV::fill_books(books_v, threadIdx.x, false); }
     ring.init(n_heads*n_parts);
+#ifdef FATTN_DECODE_BULK_COPY
+    uint64_t * q_ready = ring.freed + FATTN_DECODE_MAX_STAGES;
+    if (threadIdx.x == 0) { barrier_init(q_ready, 1); }
+#endif
     fattn_decode_wait_for_predecessor();
     __syncthreads();
+#ifdef FATTN_DECODE_BULK_COPY
+    if (p.packed_q && threadIdx.x == 0) { // one query: the rows of the group's heads adjoin
+        const int bytes = n_heads*p.gqa*packed_query_bytes(D);
+        barrier_expect(q_ready, bytes);
+        copy_bulk(ring.stages + (n_stages - 1)*ring.size, p.packed_q + ((int64_t) seq*p.n_head + group*n_heads*p.gqa)*packed_query_bytes(D), bytes, q_ready);
+    }
+#endif
     for (int i = 0; i < n_stages - 1 && tile0 + i < tile1; ++i) { ring.load(tile0 + i, i); }
 
     // queries; column n*8 + g is (query, head) of the group
+    const int n_rows = min(NT*8, n_cols - col0);
+    char * packed = ring.stages + (n_stages - 1)*ring.size; // that stage comes last
+    if (p.packed_q) {
+        packed += warp%n_heads*p.gqa*packed_query_bytes(D);
+#ifdef FATTN_DECODE_BULK_COPY
+        barrier_wait(q_ready, 0);
+#endif
+    } else {
+        packed += warp*NT*8*packed_query_bytes(D);
+        for (int r = 0; r < n_rows; ++r) {
+            const int col = col0 + r;
+            float x[D/32];
+            load_row<D>(x, (const float *) (p.q + (int64_t) (col/p.gqa)*p.nbq1 + (int64_t) (head_kv*p.gqa + col%p.gqa)*p.nbq2 + seq*p.nbq3), lane);
+            if (p.rot_q) { hadamard<D>(x, lane, p.rot_q); }
+            query_of<D, LK>::pack(packed + r*packed_query_bytes(D), x, peak_of_row<D>(x), lane);
+        }
+        __syncwarp();
+    }
+
     query_of<D, LK> query[NT];
     float factor[NT][2];   // of columns 2t, 2t + 1: from a product to the log2 domain
     float slope[NT][2];    // what the mask is multiplied by
     int   mask_at[NT][2];
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
-        const int col = min(col0 + n*8 + g, n_cols - 1);
-        const float * src = (const float *) (p.q + (int64_t) (col/p.gqa)*p.nbq1 + (int64_t) (head_kv*p.gqa + col%p.gqa)*p.nbq2 + seq*p.nbq3);
-        float x[D/4], peak = 0.0f;
-#pragma unroll
-        for (int i = 0; i < D/4; ++i) { x[i] = src[LK::q_index(i, 0) | LK::q_index(0, t)]; }
-        if (p.rot_q) { hadamard<D, LK>(x, t, p.rot_q); }
-#pragma unroll
-        for (int i = 0; i < D/4; ++i) { peak = fmaxf(peak, fabsf(x[i])); }
-        const float unit = query[n].pack(x, max_of_four_lanes(peak))*(p.softcap == 0.0f ? p.scale*FATTN_DECODE_LOG2E : p.scale/p.softcap);
+        query[n].take(packed + min(n*8 + g, n_rows - 1)*packed_query_bytes(D), t);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            factor[n][j] = __shfl_sync(~0u, unit, 8*t + 4*j);
-            const int c = min(col0 + n*8 + 2*t + j, n_cols - 1), h = head_kv*p.gqa + c%p.gqa;
+            const int r = min(n*8 + 2*t + j, n_rows - 1), c = col0 + r, h = head_kv*p.gqa + c%p.gqa;
+            const char * tail = packed + r*packed_query_bytes(D) + 2*D;
+            factor[n][j] = *(const float *) tail*(p.softcap == 0.0f ? p.scale*FATTN_DECODE_LOG2E : p.scale/p.softcap);
+            if constexpr (!LK::HALF) { query[n].set_bias((const int *) (tail + 4), j); }
             mask_at[n][j] = (c/p.gqa - q0)*tile + part*STEPS*16 + g;
             slope[n][j]   = FATTN_DECODE_LOG2E;
             if (p.max_bias != 0.0f) { slope[n][j] *= h < p.n_head_log2 ? powf(p.m0, h + 1) : powf(p.m1, 2*(h - p.n_head_log2) + 1); }
@@ -499,6 +561,11 @@ fattn_decode(const fattn_decode_params p) {
     output<D, LV> out[NT];
 #pragma unroll
     for (int n = 0; n < NT; ++n) { out[n].clear(); }
+    __syncthreads(); // the last stage is free now
+    if (ring.clears()) {
+        ring.clear(n_stages - 1);
+        __syncthreads();
+    }
 
     int stage = 0, turn = 0; // turn: how often the stages were gone through
     const auto refill = [&](int index) { // the stage of tile index - 1, once all warps have left it
@@ -515,6 +582,12 @@ fattn_decode(const fattn_decode_params p) {
         const char * tv = tk + ring.tile_v + part*STEPS*16*stride_v + warp%n_heads*ROW_V;
         const half * tm = (const half *) (tk + ring.tile_m);
         tk += part*STEPS*16*stride_k + warp%n_heads*ROW_K;
+
+        if (!HEADS && p.whole_v && (index + 1)*tile > p.n_kv) { // with the last row came what fills its 16 bytes up
+            const int end = (p.n_kv - index*tile)*stride_v;
+            if ((int) threadIdx.x < -end % 16 + 16 && end % 16 != 0) { ring.stages[stage*ring.size + ring.tile_v + end + threadIdx.x] = 0; }
+            __syncthreads();
+        }
 
         float s[STEPS][NT][4];
 #pragma unroll
@@ -570,13 +643,17 @@ fattn_decode(const fattn_decode_params p) {
     }
     fattn_decode_let_successor_start();
 
+#ifdef FATTN_DECODE_BULK_COPY
+    if (p.cluster > 1) {
+        combine_in_cluster<D, LV, NT>(p, out, (float *) ring.stages, n_heads, n_parts, group*n_heads, col0, n_rows);
+        return;
+    }
+#endif
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            float l = out[n].l[j];
-#pragma unroll
-            for (int w = 4; w < 32; w *= 2) { l += __shfl_xor_sync(~0u, l, w); }
+            const float l = sum_of_columns(out[n].l[j]);
             const int col = col0 + n*8 + 2*t + j;
             if (col >= n_cols) { continue; }
             const int64_t row = (((int64_t) seq*p.n_head + head_kv*p.gqa + col%p.gqa)*p.n_q + col/p.gqa)*p.n_splits*n_parts + split*n_parts + part;
@@ -601,18 +678,6 @@ static __device__ __forceinline__ void hadamard_64(float (&y)[2], int lane) {
     const float a = y[0], b = y[1];
     y[0] = (a + b)*0.125f;
     y[1] = (a - b)*0.125f;
-}
-
-static __device__ __forceinline__ float max_of_warp(float x) {
-#pragma unroll
-    for (int w = 1; w < 32; w *= 2) { x = fmaxf(x, __shfl_xor_sync(~0u, x, w)); }
-    return x;
-}
-
-static __device__ __forceinline__ float sum_of_warp(float x) {
-#pragma unroll
-    for (int w = 1; w < 32; w *= 2) { x += __shfl_xor_sync(~0u, x, w); }
-    return x;
 }
 
 // grid (rows [seq][head][q], D/64): 64 of the values of a row, from all its parts. rotate: undo the rotation of V.

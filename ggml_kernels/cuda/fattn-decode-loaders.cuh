@@ -9,7 +9,6 @@
 //   UNIT      the value of one step of an entry
 //   chunk()   chunk j of block b: eight values of a row as 2 x 4 bytes, unsigned if SIGNED is false
 //   index()   which value of the row the e-th value of a chunk is: every bit of (b, j, e) is one bit of it
-//   q_index() which value of the row the i-th of the D/4 values is that lane t of four needs of a query
 
 #include "fattn-decode-ptx.cuh"
 
@@ -32,22 +31,14 @@ static __device__ __forceinline__ uint32_t smem_u32(const char * p, int par, int
 // the parity of row + off, where the row's is known
 static __device__ __forceinline__ constexpr int parity(int row_par, int off) { return row_par < 0 ? -1 : (row_par + off) & 2; }
 
-// the order of Q for K as signed bytes: lane t has chunk t of every four
-template <typename L> static __device__ __forceinline__ constexpr int code_index(int i, int t) {
-    constexpr int CHUNKS = L::BLOCK/8; // a block's
-    return L::index(i/8*4/CHUNKS, i/8*4%CHUNKS + t, i%8);
-}
-
 struct load_f16 {
     static constexpr bool HALF = true;
     static __host__ __device__ constexpr int row_bytes(int d) { return d*2; }
-    static __device__ constexpr int q_index(int i, int t) { return i/4*16 + 2*t + (i & 1) + (i >> 1 & 1)*8; }
 };
 
 template <typename L> struct load_codes {
     static constexpr bool HALF = false;
     static __host__ __device__ constexpr int row_bytes(int d) { return d/L::BLOCK*L::BYTES; }
-    static __device__ constexpr int q_index(int i, int t) { return code_index<L>(i, t); }
     static __device__ __forceinline__ void fill_books(uint32_t *, int, bool) {}
 };
 

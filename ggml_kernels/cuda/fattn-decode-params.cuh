@@ -7,15 +7,22 @@
 
 struct fattn_decode_params {
     const char  * q;
+    const char  * packed_q;  // instead of q: [seq][head] packed queries, already rotated; one query a sequence, K of codes
     const char  * k;
     const char  * v;
     const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need
-    float       * part;      // [seq][head][q][split, part][D]
-    float2      * meta;      // [seq][head][q][split, part]: max (log2 domain), sum
+    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A part is one of a split's, or
+    // a cluster's. If there is one cluster, its blocks write the output themselves.
+    float       * part;
+    float2      * meta;
+    float       * dst;
+    const float * sinks;
+    bool  rotate_dst;
     float scale, softcap, max_bias, m0, m1;
     int   n_head_log2;
     int   n_q, n_kv, n_head, gqa;
     int   n_splits;          // gridDim.x
+    int   cluster;           // blocks of a cluster, consecutive splits; n_splits is a multiple of it
     int   n_heads, n_parts;  // warps of a block
     int   n_groups;          // gridDim.y is this times the tiles of columns
     int   n_stages;
@@ -34,6 +41,9 @@ static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v
 
 static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
 
+// a query in shared memory: its values, their unit, sums of blocks; padded against bank conflicts
+static __host__ __device__ constexpr int packed_query_bytes(int d) { return 2*d + 48; }
+
 constexpr int FATTN_DECODE_MAX_STAGES = 3;
-constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, barriers
+constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, seven barriers
 constexpr int FATTN_DECODE_WARPS      = 8;        // at most

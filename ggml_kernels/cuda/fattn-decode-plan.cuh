@@ -6,17 +6,11 @@
 
 #include "fattn-decode-params.cuh"
 
-struct fattn_decode_op {
-    int     head_size, n_seq;
-    float * dst;
-    const float * sinks;
-    bool    rotate_dst;
-};
-
 struct fattn_decode_plan {
-    fattn_decode_params params; // but for what the launch adds: n_splits, part, meta
+    fattn_decode_params params; // but for what the launch adds: n_splits, cluster, part, meta
+    int head_size, n_seq;
     int tile;                   // positions
     int smem;                   // bytes a block
 };
 
-typedef void (* fattn_decode_case_t)(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan);
+typedef void (* fattn_decode_case_t)(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan);

@@ -94,3 +94,20 @@ static __device__ __forceinline__ void barrier_arrive_after_copies(uint64_t * b)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(shared_address(b)) : "memory");
 }
 #endif
+
+// ---- clusters -----------------------------------------------------------------------------------------------------------
+
+#ifdef FATTN_DECODE_BULK_COPY
+static __device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// what lies at p in the shared memory of another block of the cluster
+static __device__ __forceinline__ float2 load_remote_2(const void * p, int rank) {
+    uint32_t at;
+    float2 v;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+    return v;
+}
+#endif

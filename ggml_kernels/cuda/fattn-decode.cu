@@ -3,9 +3,14 @@
 #if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) && __has_include("fattn-decode-pairs.h")
 
 #include "fattn-decode-plan.cuh"
+#include "turbo-quants.cuh"
+
+#define GGML_COMMON_DECL_CUDA
+#include "ggml-common.h"
+#include "turbo-blocks.h"
 
 #define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
-    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_op & op, const fattn_decode_plan & plan);
+    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan);
 #include "fattn-decode-pairs.h" // generated: the pairs that were compiled
 #undef FATTN_DECODE_PAIR
 
@@ -52,8 +57,11 @@ static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_
         p.stride_k = heads*row_k + (p.whole_k ? 0 : 16);
         p.stride_v = heads*row_v + (p.whole_v ? 0 : 16);
         plan.tile  = p.n_parts*fattn_decode_steps(row_k, row_v)*16;
+        const int n_tiles = column_tiles(columns);
+        const int stage   = plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(n_tiles, plan.tile);
+        const int queries = heads*p.n_parts*n_tiles*8*packed_query_bytes(K->ne[0]); // where the last stage will be
         // 16 more: a word of the last row may be read with what follows it
-        plan.smem  = FATTN_DECODE_HEADER + n_stages*(plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(column_tiles(columns), plan.tile)) + 16;
+        plan.smem  = FATTN_DECODE_HEADER + (n_stages - 1)*stage + std::max(stage, queries) + 16;
         return plan.smem <= limit;
     }
     return false;
@@ -65,9 +73,16 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
     const int columns = Q->ne[1]*(Q->ne[2]/K->ne[2]);
     const int most    = ggml_cuda_info().devices[device].smpbo;
     const int half    = (most + 1024)/2 - 1024; // leaves room for a second block on the multiprocessor; each takes 1 KiB more
+    const auto fits = [&](int warps) {
+        return (K->ne[0] <= 128 && columns <= 8 && (lay_out(plan, K, V, columns, warps, 3, half) || lay_out(plan, K, V, columns, warps, 2, half))) ||
+            lay_out(plan, K, V, columns, warps, 3, most) || lay_out(plan, K, V, columns, warps, 2, most);
+    };
+    // a short context fills few multiprocessors: blocks of half the warps are done sooner
+    if (K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits(FATTN_DECODE_WARPS/2)) {
+        return true;
+    }
     for (int warps = FATTN_DECODE_WARPS; warps >= 1; warps /= 2) {
-        if ((K->ne[0] <= 128 && columns <= 8 && (lay_out(plan, K, V, columns, warps, 3, half) || lay_out(plan, K, V, columns, warps, 2, half))) ||
-                lay_out(plan, K, V, columns, warps, 3, most) || lay_out(plan, K, V, columns, warps, 2, most)) {
+        if (fits(warps)) {
             return true;
         }
     }
@@ -88,6 +103,15 @@ bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
     }
     fattn_decode_plan plan = {};
     return make_plan(device, dst, plan);
+}
+
+float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1];
+    const int cc = ggml_cuda_info().devices[device].cc; // packed queries come by a bulk copy
+    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || ggml_cuda_highest_compiled_arch(cc) < GGML_CUDA_CC_HOPPER || !ggml_cuda_fattn_decode_supported(device, dst)) {
+        return 0.0f;
+    }
+    return ggml_cuda_is_turbo(K->type) ? TURBO_ENTRY_SCALE : 1.0f;
 }
 
 static void set_params(fattn_decode_params & p, const ggml_tensor * dst) {
@@ -146,18 +170,20 @@ void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, 
         plan.params.q     = fusion.q;
         plan.params.rot_q = fusion.rot_q;
     }
-    fattn_decode_op op;
-    op.head_size  = K->ne[0];
-    op.n_seq      = dst->src[0]->ne[3];
-    op.dst        = (float *) (fusion.dst ? fusion.dst : dst)->data;
-    op.sinks      = sinks ? (const float *) sinks->data : nullptr;
-    op.rotate_dst = fusion.dst != nullptr;
-    fattn_decode_case(K->type, V->type)(ctx, op, plan);
+    plan.params.packed_q = fusion.packed_q;
+    plan.head_size         = K->ne[0];
+    plan.n_seq             = dst->src[0]->ne[3];
+    plan.params.dst        = (float *) (fusion.dst ? fusion.dst : dst)->data;
+    plan.params.sinks      = sinks ? (const float *) sinks->data : nullptr;
+    plan.params.rotate_dst = fusion.dst != nullptr;
+    fattn_decode_case(K->type, V->type)(ctx, plan);
 }
 
 #else
 
 bool ggml_cuda_fattn_decode_supported(int, const ggml_tensor *) { return false; }
+
+float ggml_cuda_fattn_decode_packed_unit(int, const ggml_tensor *) { return 0.0f; }
 
 void ggml_cuda_fattn_decode(ggml_backend_cuda_context &, ggml_tensor *, const ggml_cuda_fattn_decode_fusion &) {
     GGML_ABORT("fattn-decode: not part of this build");

@@ -9,9 +9,13 @@
 struct ggml_cuda_fattn_decode_fusion {
     const char  * q     = nullptr; // data of Q before its rotation, instead of Q's
     int           rot_q = 0;       // size of the Hadamard blocks of that rotation
+    const char  * packed_q = nullptr; // or Q rotated and packed (rotate-set-rows.cuh)
     ggml_tensor * dst   = nullptr; // where the output goes with the rotation of V undone, instead of the op's own
 };
 
 bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst);
+
+// The unit of a step of K's entries, if the op can take its queries packed, or 0.
+float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst);
 
 void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const ggml_cuda_fattn_decode_fusion & fusion = {});

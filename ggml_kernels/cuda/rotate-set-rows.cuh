@@ -13,7 +13,16 @@ struct ggml_cuda_rotated_rows {
     int                 n_rot;
 };
 
-void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_cuda_rotated_rows * ops, int n_ops); // one or two
+// Queries that decode attention will take packed (fattn-decode-query.cuh), by the way: it would do it in every block.
+struct ggml_cuda_packed_queries {
+    const float * src     = nullptr; // [n_rows][head_size], before their rotation; null: none
+    char        * dst     = nullptr;
+    int           n_rows = 0, head_size = 0, n_rot = 0;
+    float         unit   = 0.0f;
+};
+
+void ggml_cuda_rotate_set_rows(ggml_backend_cuda_context & ctx, const ggml_cuda_rotated_rows * ops, int n_ops, // one or two
+    const ggml_cuda_packed_queries & queries);
 
 // the op itself, for turbo types
 void ggml_cuda_set_rows_turbo(ggml_backend_cuda_context & ctx, ggml_tensor * set_rows);

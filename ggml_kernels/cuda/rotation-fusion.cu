@@ -152,39 +152,6 @@ static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
     return x < y + ggml_nbytes(b) && y < x + ggml_nbytes(a);
 }
 
-static bool compute_attention(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
-    ggml_tensor * node = cgraph->nodes[i];
-    ggml_cuda_fattn_decode_fusion fusion;
-    const ggml_tensor * q = rotation_of_q(cgraph, node);
-    if (was_left(cgraph, q, i)) {
-        fusion.q     = (const char *) q->src[1]->data;
-        fusion.rot_q = rotation_size(q);
-    }
-    const int j = rotation_of_output(cgraph, i);
-    if (j >= 0 && !overlaps(cgraph->nodes[j], fusion.rot_q ? q->src[1] : node->src[0])) {
-        fusion.dst = cgraph->nodes[j];
-    }
-    if (fusion.rot_q == 0 && fusion.dst == nullptr) {
-        return false;
-    }
-    ggml_cuda_fattn_decode(ctx, node, fusion);
-    return true;
-}
-
-// whether attention i - of which node j is the rotation of the output - has written it
-static bool attention_did_output(const ggml_cgraph * cgraph, int j) {
-    const ggml_tensor * attention = sole_source(cgraph, cgraph->nodes[j]->src[1]);
-    if (!attention || attention->op != GGML_OP_FLASH_ATTN_EXT) {
-        return false;
-    }
-    const int i = index_of(cgraph, attention, j);
-    if (i < 0 || rotation_of_output(cgraph, i) != j) {
-        return false;
-    }
-    const ggml_tensor * q = rotation_of_q(cgraph, attention);
-    return !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : attention->src[0]);
-}
-
 // the rotation that SET_ROWS i does itself, or null
 static const ggml_tensor * left_for_rows(const ggml_cgraph * cgraph, int i) {
     const ggml_tensor * node = cgraph->nodes[i];
@@ -205,14 +172,89 @@ static int neighbour(const ggml_cgraph * cgraph, int i, int step) {
     return -1;
 }
 
-// K's rows and V's come one after the other: two by two they are one launch, at the turn of the first
-static bool compute_rows(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
+// how many SET_ROWS before node i it comes after without a break; two by two they are one launch, at the turn of the first
+static int rows_before(const ggml_cgraph * cgraph, int i) {
     int before = 0;
     for (int k = neighbour(cgraph, i, -1); k >= 0 && left_for_rows(cgraph, k); k = neighbour(cgraph, k, -1)) {
         ++before;
     }
-    if (before % 2 != 0) {
-        return true;
+    return before;
+}
+
+// The SET_ROWS before attention i in whose launch its queries are packed, or -1. They go where the rotated ones would have
+// been, which the graph keeps for this attention and nobody else writes.
+static int packer_of(const ggml_cgraph * cgraph, int i) {
+    const ggml_tensor * q = rotation_of_q(cgraph, cgraph->nodes[i]);
+    if (!was_left(cgraph, q, i) || ggml_cuda_fattn_decode_packed_unit(ggml_cuda_get_device(), cgraph->nodes[i]) == 0.0f) {
+        return -1;
+    }
+    for (int k = i - 1; k > index_of(cgraph, q, i); --k) {
+        if (left_for_rows(cgraph, k) && rows_before(cgraph, k) % 2 == 0) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+static bool compute_attention(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
+    ggml_tensor * node = cgraph->nodes[i];
+    ggml_cuda_fattn_decode_fusion fusion;
+    const ggml_tensor * q = rotation_of_q(cgraph, node);
+    if (packer_of(cgraph, i) >= 0) {
+        fusion.packed_q = (const char *) q->data;
+    } else if (was_left(cgraph, q, i)) {
+        fusion.q     = (const char *) q->src[1]->data;
+        fusion.rot_q = rotation_size(q);
+    }
+    const int j = rotation_of_output(cgraph, i);
+    if (j >= 0 && !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : node->src[0]) && !overlaps(cgraph->nodes[j], node->src[0])) {
+        fusion.dst = cgraph->nodes[j];
+    }
+    if (fusion.rot_q == 0 && fusion.packed_q == nullptr && fusion.dst == nullptr) {
+        return false;
+    }
+    ggml_cuda_fattn_decode(ctx, node, fusion);
+    return true;
+}
+
+// whether attention i - of which node j is the rotation of the output - has written it
+static bool attention_did_output(const ggml_cgraph * cgraph, int j) {
+    const ggml_tensor * attention = sole_source(cgraph, cgraph->nodes[j]->src[1]);
+    if (!attention || attention->op != GGML_OP_FLASH_ATTN_EXT) {
+        return false;
+    }
+    const int i = index_of(cgraph, attention, j);
+    if (i < 0 || rotation_of_output(cgraph, i) != j) {
+        return false;
+    }
+    const ggml_tensor * q = rotation_of_q(cgraph, attention);
+    return !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : attention->src[0]) && !overlaps(cgraph->nodes[j], attention->src[0]);
+}
+
+static ggml_cuda_packed_queries queries_for(const ggml_cgraph * cgraph, int i) {
+    ggml_cuda_packed_queries queries;
+    for (int j = i + 1; j < cgraph->n_nodes && j < i + MAX_DISTANCE; ++j) {
+        const ggml_tensor * attention = cgraph->nodes[j];
+        if (attention->op != GGML_OP_FLASH_ATTN_EXT) {
+            continue;
+        }
+        if (packer_of(cgraph, j) == i) {
+            const ggml_tensor * q = rotation_of_q(cgraph, attention);
+            queries.src       = (const float *) q->src[1]->data;
+            queries.dst       = (char *) q->data;
+            queries.head_size = (int) attention->src[0]->ne[0];
+            queries.n_rows    = (int) ggml_nrows(attention->src[0]);
+            queries.n_rot     = rotation_size(q);
+            queries.unit      = ggml_cuda_fattn_decode_packed_unit(ggml_cuda_get_device(), attention);
+        }
+        break;
+    }
+    return queries;
+}
+
+static void compute_rows(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
+    if (rows_before(cgraph, i) % 2 != 0) {
+        return;
     }
     ggml_cuda_rotated_rows ops[2];
     int n_ops = 0;
@@ -223,8 +265,7 @@ static bool compute_rows(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, 
         }
         ops[n_ops++] = { r->src[1], cgraph->nodes[k], rotation_size(r) };
     }
-    ggml_cuda_rotate_set_rows(ctx, ops, n_ops);
-    return true;
+    ggml_cuda_rotate_set_rows(ctx, ops, n_ops, queries_for(cgraph, i));
 }
 
 bool ggml_cuda_rotation_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
@@ -237,7 +278,8 @@ bool ggml_cuda_rotation_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cg
         return (j >= 0 && stays_in_place(cgraph, node->src[1], i, j)) || attention_did_output(cgraph, i);
     }
     if (left_for_rows(cgraph, i)) {
-        return compute_rows(ctx, cgraph, i);
+        compute_rows(ctx, cgraph, i);
+        return true;
     }
     return node->op == GGML_OP_FLASH_ATTN_EXT && compute_attention(ctx, cgraph, i);
 }

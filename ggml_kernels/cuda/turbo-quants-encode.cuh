@@ -1,6 +1,6 @@
 #pragma once
 
-// Encoding turbo3 and turbo4 on a GPU: each of 32 lanes tries one candidate of the scale search, four warps share the values. The bytes are
+// Encoding turbo3 and turbo4 on a GPU: each of 32 lanes tries one candidate of the scale search. The bytes are
 // those of turbo-quants-ref.c: q, the sums and the comparison of candidates are the same integers and floats.
 //
 // The reference counts the bounds below a value, up to 15 comparisons. Here the range of q is cut into cells so narrow
@@ -204,14 +204,15 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 
 // ---- what 32 threads do together --------------------------------------------------------------------------------------
 
-#define TURBO_TEAM           4 // warps that encode a block together, each a quarter of its values for all candidates
-#define TURBO_MAX_TEAMS      4
-#define TURBO_ENCODE_THREADS (TURBO_MAX_TEAMS*TURBO_TEAM*TURBO_LANES)
+// A team of 1 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
+// blocks that a team's time is what counts.
+#define TURBO_MAX_TEAM       4
+#define TURBO_TEAMS          4 // of a CTA, at most
 
 template <typename block_t> struct turbo_encode_shared {
     turbo_search_table<turbo_traits<block_t>::LEVELS> table;
-    turbo_value value[TURBO_MAX_TEAMS][QK_TURBO];
-    turbo_sums  sums[TURBO_MAX_TEAMS][TURBO_TEAM - 1][TURBO_LANES];
+    turbo_value value[TURBO_TEAMS][QK_TURBO];
+    turbo_sums  sums[TURBO_TEAMS][TURBO_MAX_TEAM - 1][TURBO_LANES];
 };
 
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table< 8> &) { return (const uint4 *) &turbo3_search_device; }
@@ -284,14 +285,14 @@ static __device__ __forceinline__ void turbo_write_codes(block_turbo4 * y, int l
     y->qs[lane] = (uint8_t) (code0 | code1 << 4);
 }
 
-// A team of four warps encodes the block y. Thread `lane` of its first warp brings values lane (x0) and 32 + lane (x1). All
-// threads of the CTA must come here, for there are barriers inside.
-template <typename block_t>
+// Encodes the block y. Thread `lane` of a team's first warp brings values lane (x0) and 32 + lane (x1). All threads of the CTA
+// must come here, for there are barriers inside.
+template <int TEAM, typename block_t>
 static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t> & s, float x0, float x1, block_t * y) {
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
-    constexpr int SHARE  = QK_TURBO/TURBO_TEAM;
+    constexpr int SHARE  = QK_TURBO/TEAM;
     const int lane = threadIdx.x % TURBO_LANES;
-    const int warp = threadIdx.x/TURBO_LANES % TURBO_TEAM, team = threadIdx.x/(TURBO_LANES*TURBO_TEAM);
+    const int warp = threadIdx.x/TURBO_LANES % TEAM, team = threadIdx.x/(TURBO_LANES*TEAM);
     turbo_value * value = s.value[team];
 
     turbo_peak  peak = {};
@@ -311,20 +312,22 @@ static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t>
 
     const uint32_t * columns = s.table.cell[0];
     turbo_sums sums = { 0, 0 };
-#pragma unroll
+#pragma unroll 16
     for (int j = 0; j < SHARE; ++j) {
         const turbo_value v = value[warp*SHARE + j];
         turbo_add(sums, v, turbo_entry_at(columns + lane, v));
     }
-    if (warp > 0) {
-        s.sums[team][warp - 1][lane] = sums;
-    }
-    __syncthreads();
-    if (warp > 0) {
-        return;
+    if (TEAM > 1) {
+        if (warp > 0) {
+            s.sums[team][warp - 1][lane] = sums;
+        }
+        __syncthreads();
+        if (warp > 0) {
+            return;
+        }
     }
 #pragma unroll
-    for (int w = 0; w < TURBO_TEAM - 1; ++w) {
+    for (int w = 0; w < TEAM - 1; ++w) {
         sums.dot    += s.sums[team][w][lane].dot;
         sums.energy += s.sums[team][w][lane].energy;
     }

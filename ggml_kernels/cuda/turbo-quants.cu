@@ -65,17 +65,17 @@ static __device__ __forceinline__ int64_t turbo_offset(const turbo_layout & l, i
 }
 
 template <typename block_t>
-static __global__ void __launch_bounds__(TURBO_ENCODE_THREADS) k_cpy_f32_turbo(
+static __global__ void __launch_bounds__(TURBO_TEAMS*TURBO_LANES) k_cpy_f32_turbo(
         const char * src, char * dst, const turbo_layout ls, const turbo_layout ld, const int64_t n_blocks) {
     __shared__ turbo_encode_shared<block_t> shared;
     turbo_encode_prepare(shared);
     // the last CTA can have teams to spare: they do the last block once more, for all must reach the barriers
-    const int64_t i = min((int64_t) blockIdx.x*TURBO_MAX_TEAMS + threadIdx.x/(TURBO_TEAM*TURBO_LANES), n_blocks - 1);
+    const int64_t i = min((int64_t) blockIdx.x*TURBO_TEAMS + threadIdx.x/TURBO_LANES, n_blocks - 1);
     const int64_t nb = ls.nb0/QK_TURBO; // values of a source need not be neighbours
     const char  * x  = src + turbo_offset(ls, i) + threadIdx.x%TURBO_LANES*nb;
     char        * y  = dst + turbo_offset(ld, i);
     ggml_cuda_pdl_sync();
-    turbo_encode(shared, *(const float *) x, *(const float *) (x + TURBO_LANES*nb), (block_t *) y);
+    turbo_encode<1>(shared, *(const float *) x, *(const float *) (x + TURBO_LANES*nb), (block_t *) y);
 }
 
 template <typename block_t>
@@ -95,13 +95,13 @@ static void cpy_turbo_cuda(const ggml_tensor * src0, ggml_tensor * src1, cudaStr
     const turbo_layout ld = turbo_layout_of(src1);
     const int64_t n_blocks = ggml_nelements(src0)/QK_TURBO;
     const bool    encode   = src0->type == GGML_TYPE_F32;
-    const int64_t per_cta  = encode ? TURBO_MAX_TEAMS : TURBO_CONVERT_THREADS/8;
+    const int64_t per_cta  = encode ? TURBO_TEAMS : TURBO_CONVERT_THREADS/8;
     const int64_t n_ctas   = (n_blocks + per_cta - 1)/per_cta;
     GGML_ASSERT(n_ctas <= INT_MAX);
     if (n_ctas == 0) {
         return;
     }
-    const dim3 threads(encode ? TURBO_ENCODE_THREADS : TURBO_CONVERT_THREADS, 1, 1);
+    const dim3 threads(encode ? TURBO_TEAMS*TURBO_LANES : TURBO_CONVERT_THREADS, 1, 1);
     const ggml_cuda_kernel_launch_params launch_params(dim3((unsigned) n_ctas, 1, 1), threads, 0, stream);
     const char * x = (const char *) src0->data;
     char       * y = (char *) src1->data;

@@ -1,7 +1,7 @@
 // Checks and times fattn-decode-kernel.cuh alone, on random packed K/V: build with
 //   nvcc -O3 -std=c++17 -arch=sm_90 -use_fast_math -I ggml_kernels/common -I ggml_kernels/cuda tests/native/cuda/fattn_harness.cu
-// (or -gencode arch=compute_80,code=compute_80 for the path without bulk copies). With an argument: only what a profiler is
-// to see. The check is against float64 on the host; the timing rotates over more caches than the L2 holds.
+// (or -gencode arch=compute_80,code=compute_80 for the path without bulk copies). "check" leaves out the timing (for
+// compute-sanitizer), "profile" does nothing but one kernel. The check is against float64 on the host; the timing rotates over more caches than the L2 holds.
 
 #include <cstdint>
 
@@ -78,7 +78,16 @@ struct shape {
     bool rotate, sinks;
     float softcap, max_bias;
     int heads = 8, warps = 8; // of a block, at most
+    int cluster = 1;
+    bool packed = false; // queries packed beforehand
 };
+
+template <int D> static __global__ void pack_rows(const float * q, char * packed, int n_rot, float unit) {
+    float x[D/32];
+    load_row<D>(x, q + blockIdx.x*D, threadIdx.x);
+    if (n_rot) { hadamard<D>(x, threadIdx.x, n_rot); }
+    pack_query_int8<D>(packed + blockIdx.x*packed_query_bytes(D), x, peak_of_row<D>(x), unit, threadIdx.x);
+}
 
 template <typename T> static T * upload(const std::vector<T> & v) {
     T * d; CHECK(cudaMalloc(&d, v.size()*sizeof(T) + 256));
@@ -159,7 +168,8 @@ static void run(const shape & s, bool check, int sets) {
     p.nbq1 = n_head*D*4; p.nbq2 = D*4;
     p.nbk1 = s.n_head_kv*rk; p.nbk2 = rk; p.nbv1 = s.n_head_kv*rv; p.nbv2 = rv; p.nbm1 = n_mask*2; p.seq_m = 1;
     const int tile = p.n_parts*fattn_decode_steps(rk, rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
-    const int smem = FATTN_DECODE_HEADER + p.n_stages*(tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(NT, tile)) + 16;
+    const int stage = tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(NT, tile);
+    const int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
     const int threads = p.n_heads*p.n_parts*32;
 
     auto * kernel = fattn_decode<D, LK, LV, NT, HEADS>;
@@ -167,25 +177,46 @@ static void run(const shape & s, bool check, int sets) {
     int per_sm = 0, sms = 0; CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem));
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
-    p.n_splits = std::max(1, std::min((s.n_kv + tile - 1)/tile, per_sm*sms/(p.n_groups*columns)));
-    const int parts = p.n_splits*p.n_parts;
+    const int tiles = (s.n_kv + tile - 1)/tile;
+    p.cluster  = s.cluster;
+    p.n_splits = p.cluster == 8 ? 8 : std::max(p.cluster, std::min(tiles, per_sm*sms/(p.n_groups*columns))/p.cluster*p.cluster);
+    const int parts = p.cluster > 1 ? p.n_splits/p.cluster : p.n_splits*p.n_parts;
 
     std::vector<const char *> dk(sets), dv(sets);
     for (int i = 0; i < sets; ++i) { dk[i] = (const char *) upload(hk); dv[i] = (const char *) upload(hv); }
     p.q = (const char *) upload(hq); p.mask = (const char *) upload(hm);
     float * d_sinks = upload(sinks), * dst = upload(std::vector<float>(hq.size(), NAN));
+    p.dst = dst; p.sinks = s.sinks ? d_sinks : nullptr; p.rotate_dst = s.rotate;
     CHECK(cudaMalloc(&p.part, (size_t) n_head*s.n_q*parts*D*4)); CHECK(cudaMalloc(&p.meta, (size_t) n_head*s.n_q*parts*8));
     CHECK(cudaMemset(p.part, 0xff, (size_t) n_head*s.n_q*parts*D*4));
+    if constexpr (!LK::HALF) {
+        if (s.packed) {
+            char * packed; CHECK(cudaMalloc(&packed, n_head*packed_query_bytes(D)));
+            pack_rows<D><<<n_head, 32>>>((const float *) p.q, packed, p.rot_q, LK::UNIT);
+            p.packed_q = packed;
+        }
+    }
     auto launch = [&](int set) {
         p.k = dk[set]; p.v = dv[set];
-        kernel<<<dim3(p.n_splits, p.n_groups*columns, 1), threads, smem>>>(p);
-        fattn_decode_combine<D><<<dim3(n_head*s.n_q, D/64), parts > 64 ? 1024 : 256, parts*4>>>(p.part, p.meta, dst, s.sinks ? d_sinks : nullptr, parts, n_head, s.n_q, s.rotate);
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim = { (unsigned) p.cluster, 1, 1 };
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(p.n_splits, p.n_groups*columns, 1);
+        config.blockDim = dim3(threads);
+        config.dynamicSmemBytes = smem;
+        config.attrs = &attribute;
+        config.numAttrs = p.cluster > 1;
+        CHECK(cudaLaunchKernelEx(&config, kernel, p));
+        if (p.cluster == 1 || parts > 1) {
+            fattn_decode_combine<D><<<dim3(n_head*s.n_q, D/64), parts > 64 ? 1024 : 256, parts*4>>>(p.part, p.meta, dst, p.sinks, parts, n_head, s.n_q, s.rotate);
+        }
     };
     launch(0);
     CHECK(cudaGetLastError()); CHECK(cudaDeviceSynchronize());
-    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d warps=%dx%d tile=%d stages=%d%s splits=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
+    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d warps=%dx%d tile=%d stages=%d%s splits=%d cluster=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
         D, s.n_kv, s.n_head_kv, s.gqa, s.n_q, s.rotate ? " rot" : "", s.sinks ? " sinks" : "", s.softcap, s.max_bias, NT, HEADS, p.n_heads, p.n_parts, tile, p.n_stages, p.whole_k ? " whole" : "",
-        p.n_splits, attr.numRegs, attr.localSizeBytes, smem, per_sm);
+        p.n_splits, p.cluster, attr.numRegs, attr.localSizeBytes, smem, per_sm);
     if (check) {
         std::vector<float> out(hq.size()); CHECK(cudaMemcpy(out.data(), dst, out.size()*4, cudaMemcpyDeviceToHost));
         const double e = reference_error<D, LK, LV>(s, p, hk, hv, hq, hm, sinks, out);
@@ -212,7 +243,13 @@ static void run(const shape & s, bool check, int sets) {
 
 template <typename LK, typename LV> static void check_pair() {
     run<128, LK, LV, 1, 8>({ 1000, 8, 4, 1, true,  false, 0.0f, 0.0f }, true, 1);
+    run<128, LK, LV, 1, 8>({ 1000, 8, 4, 1, true,  true,  0.0f, 0.0f, 8, 8, 8 }, true, 1);
+    run<128, LK, LV, 1, 4>({ 1000, 8, 4, 2, true,  false, 0.0f, 0.0f, 4, 4, 4 }, true, 1);
     run<128, LK, LV, 2, 0>({ 1000, 4, 4, 7, true,  true,  0.0f, 0.0f }, true, 1);
+    run< 64, LK, LV, 2, 0>({  200, 2, 5, 3, true,  true,  0.0f, 0.0f, 8, 8, 2 }, true, 1);
+    run<128, LK, LV, 1, 4>({  256, 8, 4, 1, true,  false, 0.0f, 0.0f, 4, 4, 8, true }, true, 1);
+    run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, 8, 8, 1, true }, true, 1);
+    run<256, LK, LV, 2, 0>({  100, 2, 9, 1, true,  false, 0.0f, 0.0f, 8, 8, 1, true }, true, 1);
     run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f }, true, 1);
     run<256, LK, LV, 1, 0>({  333, 2, 8, 1, false, true,  5.0f, 0.0f }, true, 1);
     run< 64, LK, LV, 2, 0>({   77, 5, 6, 2, false, false, 0.0f, 8.0f }, true, 1);
@@ -220,20 +257,21 @@ template <typename LK, typename LV> static void check_pair() {
 
 // short contexts are mostly the kernels' beginnings and ends: how many heads a block should have
 template <typename LK, typename LV> static void time_short(int n_kv) {
-    run<128, LK, LV, 1, 8>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f }, false, 16);
-    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 8, 8 }, false, 16);
-    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 4 }, false, 16);
-    run<128, LK, LV, 1, 0>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 8 }, false, 16);
+    for (int cluster : { 1, 8 }) {
+        run<128, LK, LV, 1, 8>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 8, 8, cluster, true }, false, 16);
+        run<128, LK, LV, 1, 4>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 4, cluster, true }, false, 16);
+    }
 }
 
-template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
-    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f }, false, sets);
+template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets, int cluster = 1) {
+    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f, 8, 8, cluster }, false, sets);
 }
 
-int main(int argc, char **) {
+int main(int argc, char ** argv) {
+    const char * only = argc > 1 ? argv[1] : "";
     CHECK(cudaMemcpyFromSymbol(book3, kvalues_turbo3, sizeof(book3)));
     CHECK(cudaMemcpyFromSymbol(book4, kvalues_turbo4, sizeof(book4)));
-    if (argc > 1) { // for a profiler
+    if (!strcmp(only, "profile")) {
         time_pair<128, load_turbo3, load_turbo3, 8>(8, 4, 1);
         return 0;
     }
@@ -244,8 +282,12 @@ int main(int argc, char **) {
     check_pair<load_q5_0,   load_q4_0>();
     check_pair<load_q4_0,   load_q8_0>();
 
+    if (!strcmp(only, "check")) {
+        printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
+        return failures != 0;
+    }
+
     time_pair<128, load_turbo3, load_turbo3, 8>(8, 4, 6);
-    time_pair<128, load_turbo3, load_turbo3, 0>(8, 4, 6);
     time_pair<128, load_turbo4, load_turbo4, 8>(8, 4, 6);
     time_pair<128, load_q8_0,   load_turbo3, 8>(8, 4, 6);
     time_pair<128, load_q8_0,   load_q8_0,   8>(8, 4, 4);
@@ -254,6 +296,7 @@ int main(int argc, char **) {
     time_pair< 64, load_turbo3, load_turbo3, 0>(8, 8, 8);
     time_pair<256, load_turbo3, load_turbo3, 0>(4, 4, 6);
     time_short<load_turbo3, load_turbo3>(256);
+    time_short<load_turbo3, load_turbo3>(1024);
     time_short<load_turbo3, load_turbo3>(8192);
     time_short<load_turbo4, load_turbo4>(256);
     printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);

@@ -148,13 +148,13 @@ template <typename block_t> static void encode_on_host(const float * x, block_t 
     }
 }
 
-template <typename block_t>
-static __global__ void __launch_bounds__(TURBO_ENCODE_THREADS) k_encode(const float * x, block_t * y, int n_blocks) {
+template <int TEAM, typename block_t>
+static __global__ void __launch_bounds__(TURBO_TEAMS*TEAM*TURBO_LANES) k_encode(const float * x, block_t * y, int n_blocks) {
     __shared__ turbo_encode_shared<block_t> shared;
     turbo_encode_prepare(shared);
-    const int64_t i = min((int) (blockIdx.x*TURBO_MAX_TEAMS + threadIdx.x/(TURBO_TEAM*TURBO_LANES)), n_blocks - 1);
+    const int64_t i = min((int) (blockIdx.x*(blockDim.x/(TEAM*TURBO_LANES)) + threadIdx.x/(TEAM*TURBO_LANES)), n_blocks - 1);
     const float * xi = x + i*QK_TURBO + threadIdx.x % TURBO_LANES;
-    turbo_encode(shared, xi[0], xi[TURBO_LANES], y + i);
+    turbo_encode<TEAM>(shared, xi[0], xi[TURBO_LANES], y + i);
 }
 
 template <typename T> struct device_array {
@@ -170,8 +170,13 @@ template <typename T> struct device_array {
     }
 };
 
+// few blocks: four warps for each, as SET_ROWS of one token has it
 template <typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks) {
-    k_encode<<<(n_blocks + TURBO_MAX_TEAMS - 1)/TURBO_MAX_TEAMS, TURBO_ENCODE_THREADS>>>(x, y, n_blocks);
+    if (n_blocks < 1024) {
+        k_encode<4><<<(n_blocks + 1)/2, 2*4*TURBO_LANES>>>(x, y, n_blocks);
+    } else {
+        k_encode<1><<<(n_blocks + TURBO_TEAMS - 1)/TURBO_TEAMS, TURBO_TEAMS*TURBO_LANES>>>(x, y, n_blocks);
+    }
 }
 
 // NMSE of a block, of what the format can hold of it
