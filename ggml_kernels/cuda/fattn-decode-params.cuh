@@ -2,7 +2,9 @@
 
 // What the host tells fattn-decode-kernel.cuh.
 
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) // they have it from common.cuh
 #include <cuda_runtime.h>
+#endif
 #include <stdint.h>
 
 struct fattn_decode_params {

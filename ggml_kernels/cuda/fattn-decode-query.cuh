@@ -4,7 +4,6 @@
 
 #include "fattn-decode-params.cuh"
 
-#include <cuda_fp16.h>
 #include <stdint.h>
 
 // ---- rows of D values, D/32 in each lane ------------------------------------------------------------------------------------
@@ -35,7 +34,7 @@ static __device__ __forceinline__ void hadamard(float (&x)[D/32], int lane, int 
         if (row_index<D>(bit, 0) < n_rot) {
 #pragma unroll
             for (int i = 0; i < D/32; ++i) {
-                const float other = __shfl_xor_sync(~0u, x[i], bit);
+                const float other = __shfl_xor_sync(~0u, x[i], bit, 32);
                 x[i] = lane & bit ? other - x[i] : x[i] + other;
             }
         }
@@ -71,13 +70,13 @@ static __device__ __forceinline__ void store_row(float * row, const float (&x)[D
 
 static __device__ __forceinline__ float max_of_warp(float x) {
 #pragma unroll
-    for (int w = 1; w < 32; w *= 2) { x = fmaxf(x, __shfl_xor_sync(~0u, x, w)); }
+    for (int w = 1; w < 32; w *= 2) { x = fmaxf(x, __shfl_xor_sync(~0u, x, w, 32)); }
     return x;
 }
 
 static __device__ __forceinline__ float sum_of_warp(float x) {
 #pragma unroll
-    for (int w = 1; w < 32; w *= 2) { x += __shfl_xor_sync(~0u, x, w); }
+    for (int w = 1; w < 32; w *= 2) { x += __shfl_xor_sync(~0u, x, w, 32); }
     return x;
 }
 
@@ -119,7 +118,7 @@ static __device__ __forceinline__ void pack_query_int8(char * packed, const floa
             *(uint16_t *) (at + D) = (uint16_t) low;
         }
 #pragma unroll
-        for (int w = 1; w < LANES; w *= 2) { sum += __shfl_xor_sync(~0u, sum, w); }
+        for (int w = 1; w < LANES; w *= 2) { sum += __shfl_xor_sync(~0u, sum, w, 32); }
         if (lane % LANES == 0) { ((int *) (packed + 2*D + 4))[row_index<D>(lane, i)/32] = sum; }
     }
     if (lane == 0) { *(float *) (packed + 2*D) = peak/32512.0f*unit; }
