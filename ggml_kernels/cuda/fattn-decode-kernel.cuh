@@ -19,6 +19,8 @@
 #include "fattn-decode-params.cuh"
 #include "fattn-decode-query.cuh"
 
+#include <type_traits>
+
 // below any score, and above minus infinity, which a masked position has: exp2 of their difference is 0, not a NaN
 #define FATTN_DECODE_LOWEST (-1e29f)
 #define FATTN_DECODE_LOG2E  1.44269504f
@@ -92,9 +94,7 @@ struct query_int8 {
     }
 };
 
-template <typename T, typename F, bool FIRST> struct fattn_select             { typedef T type; };
-template <typename T, typename F>             struct fattn_select<T, F, false> { typedef F type; };
-template <int D, typename LK> using query_of = typename fattn_select<query_half<D, LK>, query_int8<D, LK>, LK::HALF>::type;
+template <int D, typename LK> using query_of = std::conditional_t<LK::HALF, query_half<D, LK>, query_int8<D, LK>>;
 
 // s[n] += 16 positions of K, which start at row, times the columns; sixteen rows lie stride bytes apart
 template <int D, typename LK, int NT>
@@ -154,8 +154,7 @@ template <int D> struct value_traits<D, load_turbo3> { static constexpr bool SCA
 
 template <int D, typename LV>
 struct output {
-    static constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
-    static constexpr int  SCALES  = value_traits<D, LV>::SCALES;
+    static constexpr int SCALES = value_traits<D, LV>::SCALES;
 
     float o[D/16][4];
     float sums[SCALES][4]; // of scaled P, by a product with ones: what the bias of V's bytes is multiplied by

@@ -188,12 +188,24 @@ static int packer_of(const ggml_cgraph * cgraph, int i) {
     if (!was_left(cgraph, q, i) || ggml_cuda_fattn_decode_packed_unit(ggml_cuda_get_device(), cgraph->nodes[i]) == 0.0f) {
         return -1;
     }
-    for (int k = i - 1; k > index_of(cgraph, q, i); --k) {
+    const int first = index_of(cgraph, q, i);
+    for (int k = i - 1; k > first; --k) {
         if (left_for_rows(cgraph, k) && rows_before(cgraph, k) % 2 == 0) {
             return k;
         }
     }
     return -1;
+}
+
+// The rotation of the output that attention i does, or -1. It must not be written over queries, in whichever form they are
+// read: blocks that are done write while others still read.
+static int output_by_attention(const ggml_cgraph * cgraph, int i) {
+    const ggml_tensor * attention = cgraph->nodes[i];
+    const ggml_tensor * q = rotation_of_q(cgraph, attention);
+    const int j = rotation_of_output(cgraph, i);
+    const bool apart = j >= 0 && !overlaps(cgraph->nodes[j], attention->src[0]) &&
+        !(was_left(cgraph, q, i) && overlaps(cgraph->nodes[j], q->src[1]));
+    return apart ? j : -1;
 }
 
 static bool compute_attention(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
@@ -206,8 +218,8 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, ggml_cgraph * cgr
         fusion.q     = (const char *) q->src[1]->data;
         fusion.rot_q = rotation_size(q);
     }
-    const int j = rotation_of_output(cgraph, i);
-    if (j >= 0 && !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : node->src[0]) && !overlaps(cgraph->nodes[j], node->src[0])) {
+    const int j = output_by_attention(cgraph, i);
+    if (j >= 0) {
         fusion.dst = cgraph->nodes[j];
     }
     if (fusion.rot_q == 0 && fusion.packed_q == nullptr && fusion.dst == nullptr) {
@@ -224,11 +236,7 @@ static bool attention_did_output(const ggml_cgraph * cgraph, int j) {
         return false;
     }
     const int i = index_of(cgraph, attention, j);
-    if (i < 0 || rotation_of_output(cgraph, i) != j) {
-        return false;
-    }
-    const ggml_tensor * q = rotation_of_q(cgraph, attention);
-    return !overlaps(cgraph->nodes[j], was_left(cgraph, q, i) ? q->src[1] : attention->src[0]) && !overlaps(cgraph->nodes[j], attention->src[0]);
+    return i >= 0 && output_by_attention(cgraph, i) == j;
 }
 
 static ggml_cuda_packed_queries queries_for(const ggml_cgraph * cgraph, int i) {

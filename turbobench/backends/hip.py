@@ -23,6 +23,10 @@ _ROCM_MINIMUM: Version = (6, 1)  # of the same file
 _USUAL = Path("/opt/rocm")
 _DRIVER = Path("/sys/module/amdgpu/version")
 _ARCH = re.compile(r"gfx[0-9a-f]{3,4}")
+_FA_NOTE = (
+    "this build has no decode kernel for AMD GPUs: quantized K/V are converted to f16 at every step, "
+    "which is correct and slow"
+)
 _NEVER_RUN = "the HIP backend was never run on AMD hardware by turbobench's developers"
 
 
@@ -82,7 +86,7 @@ def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, .
 
 
 def notes(compiler: Compiler) -> tuple[str, ...]:
-    return (*cpu.notes(compiler), cuda.FA_NOTE, _NEVER_RUN)
+    return (*cpu.notes(compiler), _FA_NOTE, _NEVER_RUN)
 
 
 def remedy(crash: proc.Completed, compiler: Compiler) -> str | None:
