@@ -532,7 +532,6 @@ fattn_decode(const fattn_decode_params p) {
             const int col = col0 + r;
             float x[D/32];
             load_row<D>(x, (const float *) (p.q + (int64_t) (col/p.gqa)*p.nbq1 + (int64_t) (head_kv*p.gqa + col%p.gqa)*p.nbq2 + seq*p.nbq3), lane);
-            if (p.rot_q) { hadamard<D>(x, lane, p.rot_q); }
             query_of<D, LK>::pack(packed + r*packed_query_bytes(D), x, peak_of_row<D>(x), lane);
         }
         __syncwarp();

@@ -30,7 +30,6 @@ struct fattn_decode_params {
     int   n_stages;
     int   stride_k, stride_v;  // of a tile's rows in shared memory
     bool  whole_k, whole_v;  // a tile is one run of bytes: no row needs to be 16-byte aligned, and there is no padding
-    int   rot_q;             // size of the Hadamard blocks that Q is multiplied by, or 0
     int   nbq1, nbq2;  int64_t nbq3;
     int64_t nbk1, nbk2, nbk3;
     int64_t nbv1, nbv2, nbv3;

@@ -166,10 +166,6 @@ void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, 
     set_params(plan.params, dst);
     ggml_cuda_pool_alloc<half> mask_copy(ctx.pool());
     set_mask(ctx, plan, mask, mask_copy);
-    if (fusion.rot_q != 0) {
-        plan.params.q     = fusion.q;
-        plan.params.rot_q = fusion.rot_q;
-    }
     plan.params.packed_q = fusion.packed_q;
     plan.head_size         = K->ne[0];
     plan.n_seq             = dst->src[0]->ne[3];

@@ -5,12 +5,10 @@
 // FLASH_ATTN_EXT for up to 16 queries straight from a packed K/V cache (fattn-decode-kernel.cuh): NVIDIA, Ampere and newer,
 // for the pairs of types that were compiled (GGML_CUDA_FA_DECODE_PAIRS).
 
-// rotations of the graph around the op that the kernels do on the way
+// what the graph has around the op (attention-fusion.cuh)
 struct ggml_cuda_fattn_decode_fusion {
-    const char  * q     = nullptr; // data of Q before its rotation, instead of Q's
-    int           rot_q = 0;       // size of the Hadamard blocks of that rotation
-    const char  * packed_q = nullptr; // or Q rotated and packed (rotate-set-rows.cuh)
-    ggml_tensor * dst   = nullptr; // where the output goes with the rotation of V undone, instead of the op's own
+    const char  * packed_q = nullptr; // Q, packed, instead of Q's data
+    ggml_tensor * dst      = nullptr; // where the output goes with the rotation of V undone, instead of the op's own
 };
 
 bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst);

@@ -219,22 +219,31 @@ static __device__ __forceinline__ void turbo_store4(turbo_bf16 * y, uint32_t byt
     *(uint2 *) y = make_uint2(b[0] | b[1] << 16, b[2] | b[3] << 16);
 }
 
-// thread j of 8 writes its values of block x to y, which is the block's place
-template <typename block_t, typename dst_t>
-static __device__ __forceinline__ void turbo_decode_eighth(const block_t * x, int j, dst_t * y) {
+// what thread j of 8 needs of a block, and its values of it
+template <typename block_t> struct turbo_eighth {
     typedef typename turbo_traits<block_t>::book_t book_t;
-    const uint16_t scale = turbo_scale_bits(x);
-    const uint32_t codes = turbo_load_codes(x, j);
-    const book_t   book  = ((const book_t *) turbo_books_of(x).entry)[scale & (TURBO_BOOKS - 1)];
-    uint32_t first, second;
-    turbo_look_up(book, codes, first, second);
-    turbo_store4(y + 4*j,              first,  scale);
-    turbo_store4(y + 4*j + QK_TURBO/2, second, scale);
-}
+    uint32_t codes;
+    uint16_t scale;
+
+    __device__ __forceinline__ void load(const block_t * x, int j) {
+        scale = turbo_scale_bits(x);
+        codes = turbo_load_codes(x, j);
+    }
+
+    // y: the block's place
+    template <typename dst_t> __device__ __forceinline__ void store(dst_t * y, int j) const {
+        const book_t book = ((const book_t *) turbo_books_of((const block_t *) nullptr).entry)[scale & (TURBO_BOOKS - 1)];
+        uint32_t first, second;
+        turbo_look_up(book, codes, first, second);
+        turbo_store4(y + 4*j,              first,  scale);
+        turbo_store4(y + 4*j + QK_TURBO/2, second, scale);
+    }
+};
 
 // ---- whole tensors ----------------------------------------------------------------------------------------------------
 
 #define TURBO_CONVERT_THREADS 256
+#define TURBO_CONVERT_ROWS    4 // a thread's, fetched before the first is decoded: it is waiting that takes the time
 
 // Strides s0* in blocks; y is contiguous. blockIdx.y is the head, so that heads next to each other in memory, which
 // share the sectors of their rows, are read at the same time.
@@ -247,12 +256,21 @@ static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_convert_turbo(
     if (ib >= nb_row) {
         return;
     }
+    const int64_t step = blockDim.y, share = step*TURBO_CONVERT_ROWS;
     for (int64_t i03 = 0; i03 < ne03; ++i03) {
         for (int64_t i02 = blockIdx.y; i02 < ne02; i02 += gridDim.y) {
             const block_t * xi = x + i03*s03 + i02*s02 + ib;
             dst_t         * yi = y + ((i03*ne02 + i02)*ne01*nb_row + ib)*QK_TURBO;
-            for (int64_t i01 = (int64_t) blockIdx.z*blockDim.y + threadIdx.y; i01 < ne01; i01 += gridDim.z*blockDim.y) {
-                turbo_decode_eighth(xi + i01*s01, j, yi + i01*nb_row*QK_TURBO);
+            for (int64_t first = blockIdx.z*share + threadIdx.y; first < ne01; first += gridDim.z*share) {
+                turbo_eighth<block_t> part[TURBO_CONVERT_ROWS];
+#pragma unroll
+                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) {
+                    if (first + i*step < ne01) { part[i].load(xi + (first + i*step)*s01, j); }
+                }
+#pragma unroll
+                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) {
+                    if (first + i*step < ne01) { part[i].store(yi + (first + i*step)*nb_row*QK_TURBO, j); }
+                }
             }
         }
     }
@@ -268,7 +286,7 @@ static void turbo_convert_cuda(const void * x, dst_t * y, const int64_t ne00, co
     const int64_t limit   = 65535; // of a grid in y and z
     const int64_t across  = nb_row < TURBO_CONVERT_THREADS/8 ? nb_row : TURBO_CONVERT_THREADS/8;
     const int64_t rows    = TURBO_CONVERT_THREADS/8/across;
-    const int64_t in_rows = (ne01 + rows - 1)/rows;
+    const int64_t in_rows = (ne01 + rows*TURBO_CONVERT_ROWS - 1)/(rows*TURBO_CONVERT_ROWS);
     const dim3 threads((unsigned) (8*across), (unsigned) rows, 1);
     const dim3 grid((unsigned) ((nb_row + across - 1)/across), (unsigned) (ne02 < limit ? ne02 : limit),
                     (unsigned) (in_rows < limit ? in_rows : limit));

@@ -86,7 +86,9 @@ static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_cpy_turbo_f32(
         return;
     }
     ggml_cuda_pdl_sync();
-    turbo_decode_eighth((const block_t *) (src + turbo_offset(ls, i)), threadIdx.x % 8, (turbo_f32 *) (dst + turbo_offset(ld, i)));
+    turbo_eighth<block_t> part;
+    part.load((const block_t *) (src + turbo_offset(ls, i)), threadIdx.x % 8);
+    part.store((turbo_f32 *) (dst + turbo_offset(ld, i)), threadIdx.x % 8);
 }
 
 template <typename block_t>

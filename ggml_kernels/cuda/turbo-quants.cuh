@@ -1,7 +1,7 @@
 #pragma once
 
 // turbo3 and turbo4 on CUDA and HIP: what upstream's files call. Kernels: turbo-quants.cu, -encode.cuh,
-// -decode.cuh; SET_ROWS is in rotate-set-rows.cu.
+// -decode.cuh; SET_ROWS is in attention-rows.cu.
 
 #include "common.cuh"
 

@@ -75,17 +75,16 @@ template <typename L> static double value(const uint8_t * row, int i) {
 
 struct shape {
     int n_kv, n_head_kv, gqa, n_q;
-    bool rotate, sinks;
+    bool rotate, sinks; // rotate: the output
     float softcap, max_bias;
     int heads = 8, warps = 8; // of a block, at most
     int cluster = 1;
     bool packed = false; // queries packed beforehand
 };
 
-template <int D> static __global__ void pack_rows(const float * q, char * packed, int n_rot, float unit) {
+template <int D> static __global__ void pack_rows(const float * q, char * packed, float unit) {
     float x[D/32];
     load_row<D>(x, q + blockIdx.x*D, threadIdx.x);
-    if (n_rot) { hadamard<D>(x, threadIdx.x, n_rot); }
     pack_query_int8<D>(packed + blockIdx.x*packed_query_bytes(D), x, peak_of_row<D>(x), unit, threadIdx.x);
 }
 
@@ -164,7 +163,6 @@ static void run(const shape & s, bool check, int sets) {
     p.n_stages = HEADS || rk + rv < 280 ? 3 : 2;
     p.whole_k = p.n_heads*rk%16 != 0; p.whole_v = p.n_heads*rv%16 != 0;
     p.stride_k = p.n_heads*rk + (p.whole_k ? 0 : 16); p.stride_v = p.n_heads*rv + (p.whole_v ? 0 : 16);
-    p.rot_q = s.rotate ? D : 0;
     p.nbq1 = n_head*D*4; p.nbq2 = D*4;
     p.nbk1 = s.n_head_kv*rk; p.nbk2 = rk; p.nbv1 = s.n_head_kv*rv; p.nbv2 = rv; p.nbm1 = n_mask*2; p.seq_m = 1;
     const int tile = p.n_parts*fattn_decode_steps(rk, rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
@@ -192,7 +190,7 @@ static void run(const shape & s, bool check, int sets) {
     if constexpr (!LK::HALF) {
         if (s.packed) {
             char * packed; CHECK(cudaMalloc(&packed, n_head*packed_query_bytes(D)));
-            pack_rows<D><<<n_head, 32>>>((const float *) p.q, packed, p.rot_q, LK::UNIT);
+            pack_rows<D><<<n_head, 32>>>((const float *) p.q, packed, LK::UNIT);
             p.packed_q = packed;
         }
     }

@@ -1,0 +1,307 @@
+#include "attention-fusion.cuh"
+
+#include "attention-rows.cuh"
+#include "fattn-decode.cuh"
+#include "fwht.cuh"
+
+#include "ggml-impl.h"
+
+// how far from an attention what belongs to it may be: the graph puts no more than a layer's projections between them
+constexpr int MAX_DISTANCE = 64;
+
+constexpr int MAX_ROWS = 2; // SET_ROWS of K and of V
+
+static int uses(const ggml_cgraph * cgraph, const ggml_tensor * t) {
+    const size_t at = ggml_hash_find(&cgraph->visited_hash_set, t);
+    return at != GGML_HASHSET_FULL && ggml_bitset_get(cgraph->visited_hash_set.used, at) ? cgraph->use_counts[at] : -1;
+}
+
+static bool is_view(const ggml_tensor * t) {
+    return t->op == GGML_OP_RESHAPE || t->op == GGML_OP_VIEW || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
+}
+
+// what t is another shape of, if nothing else in the graph reads any of it; or null
+static const ggml_tensor * sole_source(const ggml_cgraph * cgraph, const ggml_tensor * t) {
+    while (t && uses(cgraph, t) == 1) {
+        if ((t->flags & GGML_TENSOR_FLAG_OUTPUT) != 0) {
+            return nullptr;
+        }
+        if (!is_view(t)) {
+            return t;
+        }
+        if (ggml_nelements(t) != ggml_nelements(t->src[0]) || t->data != t->src[0]->data) {
+            return nullptr;
+        }
+        t = t->src[0];
+    }
+    return nullptr;
+}
+
+static bool is_rotation(const ggml_tensor * t) {
+    return t && ggml_cuda_op_mul_mat_use_fwht(t) && t->src[1]->type == GGML_TYPE_F32;
+}
+
+static int rotation_size(const ggml_tensor * rotation) { return (int) rotation->src[0]->ne[0]; }
+
+static bool disabled() {
+    // two streams (GGML_CUDA_GRAPH_OPT) may run what lies between a rotation and its consumer
+    static const bool value = [] {
+        const char * fusion = getenv("GGML_CUDA_DISABLE_FUSION");
+        const char * graph  = getenv("GGML_CUDA_GRAPH_OPT");
+        return (fusion && atoi(fusion)) || (graph && atoi(graph));
+    }();
+    return value;
+}
+
+// ---- what belongs to an attention ----------------------------------------------------------------------------------------
+
+// The nodes around an attention that are not computed where they stand: rows[0], the last SET_ROWS, does what its chain, the
+// other's and the queries' are, and the attention what follows it.
+struct attention_layer {
+    const ggml_tensor * attention = nullptr;
+    ggml_cuda_attention_rows rows[MAX_ROWS];
+    int n_rows = 0;
+    ggml_cuda_attention_chain q;           // x null: left alone
+    const ggml_tensor * q_dst  = nullptr;  // where it ends
+    const ggml_tensor * output = nullptr;  // the rotation that undoes V's, or null
+};
+
+static bool is_part(const ggml_cuda_attention_chain & c, const ggml_tensor * t) {
+    return t == c.norm || t == c.mul || t == c.rope || t == c.rotation;
+}
+
+static int index_of(const ggml_cgraph * cgraph, const ggml_tensor * t, int before) {
+    for (int k = before - 1; k >= 0 && k > before - 2*MAX_DISTANCE; --k) {
+        if (cgraph->nodes[k] == t) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+// of what ends in t, as much as can be done on the way
+static ggml_cuda_attention_chain chain_to(const ggml_cgraph * cgraph, const ggml_tensor * t) {
+    ggml_cuda_attention_chain c;
+    c.x = t;
+    const ggml_tensor * last = sole_source(cgraph, t);
+    if (is_rotation(last) && ggml_cuda_attention_rotation_supported(rotation_size(last)) && ggml_is_contiguous(last->src[1])) {
+        c.rotation = last;
+        c.x        = last->src[1];
+        last       = sole_source(cgraph, c.x);
+    }
+    if (!last || last->op != GGML_OP_ROPE || !ggml_cuda_attention_rope_supported(last)) {
+        return c;
+    }
+    c.rope = last;
+    c.x    = last->src[0];
+    const ggml_tensor * mul = last->src[0];
+    if (mul->op != GGML_OP_MUL || uses(cgraph, mul) != 1 || (mul->flags & GGML_TENSOR_FLAG_OUTPUT) != 0) {
+        return c;
+    }
+    const ggml_tensor * norm = mul->src[mul->src[0]->op == GGML_OP_RMS_NORM ? 0 : 1];
+    if (ggml_cuda_attention_norm_supported(norm, mul) && uses(cgraph, norm) == 1 && (norm->flags & GGML_TENSOR_FLAG_OUTPUT) == 0) {
+        c.norm = norm;
+        c.mul  = mul;
+        c.x    = norm->src[0];
+    }
+    return c;
+}
+
+static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
+    const char * x = (const char *) a->data, * y = (const char *) b->data;
+    return x < y + ggml_nbytes(b) && y < x + ggml_nbytes(a);
+}
+
+static const ggml_tensor * first_of(const ggml_cuda_attention_chain & c) {
+    return c.norm ? c.norm : c.rope ? c.rope : c.rotation;
+}
+
+// nothing computed from the chain's turn to node `last` writes over its beginning: allocation was told, this makes sure
+static bool stays_in_place(const ggml_cgraph * cgraph, const ggml_cuda_attention_chain & c, int last) {
+    const ggml_tensor * first = first_of(c);
+    const int begin = first ? index_of(cgraph, first, last) : last;
+    if (begin < 0) {
+        return false;
+    }
+    for (int k = begin; k < last; ++k) {
+        const ggml_tensor * node = cgraph->nodes[k];
+        if (!is_view(node) && node->op != GGML_OP_NONE && overlaps(node, c.x)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const ggml_tensor * memory_of(const ggml_tensor * t) { return t->view_src ? t->view_src : t; }
+
+static bool reads(const ggml_tensor * node, const ggml_tensor * set_rows) {
+    for (int s = 0; s < GGML_MAX_SRC; ++s) {
+        if (node->src[s] && memory_of(node->src[s]) == memory_of(set_rows)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The SET_ROWS ahead of attention a, the last ones first; no node between them reads what they store.
+static void find_rows(const ggml_cgraph * cgraph, int a, attention_layer & layer) {
+    for (int k = a - 1; k >= 0 && k > a - MAX_DISTANCE && layer.n_rows < MAX_ROWS; --k) {
+        ggml_tensor * node = cgraph->nodes[k];
+        if (node->op == GGML_OP_FLASH_ATTN_EXT) {
+            return;
+        }
+        if (node->op == GGML_OP_SET_ROWS) {
+            for (int j = k + 1; j < a && layer.n_rows > 0; ++j) {
+                if (!is_view(cgraph->nodes[j]) && reads(cgraph->nodes[j], node)) {
+                    return;
+                }
+            }
+            const ggml_cuda_attention_rows rows = { chain_to(cgraph, node->src[0]), node };
+            if (ggml_cuda_attention_rows_supported(rows)) { layer.rows[layer.n_rows++] = rows; }
+        }
+    }
+}
+
+static void find_queries(const ggml_cgraph * cgraph, attention_layer & layer) {
+    const ggml_tensor * Q = layer.attention->src[0];
+    const int64_t d = Q->ne[0];
+    const ggml_cuda_attention_chain c = chain_to(cgraph, Q);
+    const ggml_tensor * end = c.rotation ? c.rotation : c.rope;
+    if (!end || (d != 64 && d != 128 && d != 256) || !ggml_is_contiguous(c.x) || !ggml_is_contiguous(end) ||
+        (c.rope && c.rope->ne[0] != d) || (c.rotation && d % rotation_size(c.rotation) != 0)) {
+        return;
+    }
+    layer.q     = c;
+    layer.q_dst = end;
+}
+
+// the rotation right after attention a that undoes V's, if the attention can do it
+static const ggml_tensor * find_output(const ggml_cgraph * cgraph, int a) {
+    const ggml_tensor * attention = cgraph->nodes[a];
+    int j = a + 1;
+    while (j < cgraph->n_nodes && is_view(cgraph->nodes[j])) { ++j; }
+    const ggml_tensor * node = j < cgraph->n_nodes ? cgraph->nodes[j] : nullptr;
+    return is_rotation(node) && rotation_size(node) == 64 && sole_source(cgraph, node->src[1]) == attention &&
+        ggml_cuda_fattn_decode_supported(ggml_cuda_get_device(), attention) ? node : nullptr;
+}
+
+// What belongs to attention a by the graph alone, as allocation has to know. f16 K and V are upstream's.
+static attention_layer layer_in_graph(const ggml_cgraph * cgraph, int a) {
+    attention_layer layer;
+    layer.attention = cgraph->nodes[a];
+    if (!ggml_is_quantized(layer.attention->src[1]->type) && !ggml_is_quantized(layer.attention->src[2]->type)) {
+        return layer;
+    }
+    find_rows(cgraph, a, layer);
+    if (layer.n_rows > 0) { find_queries(cgraph, layer); }
+    layer.output = find_output(cgraph, a);
+    return layer;
+}
+
+// ... and by where the tensors are
+static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
+    attention_layer layer = layer_in_graph(cgraph, a);
+    const int launch = layer.n_rows > 0 ? index_of(cgraph, layer.rows[0].set_rows, a) : -1;
+    for (int i = 0; i < layer.n_rows; ++i) {
+        if (!stays_in_place(cgraph, layer.rows[i].chain, launch)) { layer.n_rows = 0; }
+    }
+    bool queries = layer.n_rows > 0 && layer.q.x && stays_in_place(cgraph, layer.q, launch) && !overlaps(layer.q_dst, layer.q.x);
+    for (int i = 0; i < layer.n_rows; ++i) {
+        queries = queries && !overlaps(layer.q_dst, layer.rows[i].chain.x);
+    }
+    if (!queries) { layer.q = {}; }
+    // blocks that are done write while others still read queries
+    if (layer.output && overlaps(layer.output, layer.attention->src[0])) { layer.output = nullptr; }
+    return layer;
+}
+
+// the attention right before node i, or -1
+static int attention_before(const ggml_cgraph * cgraph, int i) {
+    int j = i - 1;
+    while (j >= 0 && is_view(cgraph->nodes[j])) { --j; }
+    return j >= 0 && cgraph->nodes[j]->op == GGML_OP_FLASH_ATTN_EXT ? j : -1;
+}
+
+// the first attention from node i on, or -1
+static int attention_from(const ggml_cgraph * cgraph, int i) {
+    for (int j = i; j < cgraph->n_nodes && j < i + MAX_DISTANCE; ++j) {
+        if (cgraph->nodes[j]->op == GGML_OP_FLASH_ATTN_EXT) {
+            return j;
+        }
+    }
+    return -1;
+}
+
+// ---- what upstream calls -------------------------------------------------------------------------------------------------
+
+void ggml_cuda_attention_fusion_add_deps(ggml_cgraph * cgraph, const ggml_backend_graph_optimize_params * params) {
+    for (int a = 0; a < cgraph->n_nodes && !disabled(); ++a) {
+        if (cgraph->nodes[a]->op != GGML_OP_FLASH_ATTN_EXT) {
+            continue;
+        }
+        const attention_layer layer = layer_in_graph(cgraph, a);
+        const auto keep = [&](const ggml_tensor * t, const ggml_tensor * until) {
+            params->add_alloc_dep(params->user_data, const_cast<ggml_tensor *>(t), const_cast<ggml_tensor *>(until));
+        };
+        for (int i = 0; i < layer.n_rows; ++i) { keep(layer.rows[i].chain.x, layer.rows[0].set_rows); }
+        if (layer.q.x)                         { keep(layer.q.x,             layer.rows[0].set_rows); }
+        // the output is written while the attention's inputs are still read
+        for (int s = 0; s < GGML_MAX_SRC && layer.output; ++s) {
+            if (layer.attention->src[s]) { keep(layer.attention->src[s], layer.output); }
+        }
+    }
+}
+
+static void compute_rows(ggml_backend_cuda_context & ctx, const attention_layer & layer, float unit) {
+    ggml_cuda_attention_queries queries;
+    if (layer.q.x) {
+        queries.chain     = layer.q;
+        queries.dst       = (char *) layer.q_dst->data;
+        queries.head_size = layer.attention->src[0]->ne[0];
+        queries.unit      = unit;
+    }
+    ggml_cuda_attention_prepare(ctx, layer.rows, layer.n_rows, queries);
+}
+
+static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_layer & layer, float unit) {
+    ggml_cuda_fattn_decode_fusion fusion;
+    fusion.packed_q = unit != 0.0f ? (const char *) layer.q_dst->data : nullptr;
+    fusion.dst      = const_cast<ggml_tensor *>(layer.output);
+    if (!fusion.packed_q && !fusion.dst) {
+        return false;
+    }
+    ggml_cuda_fattn_decode(ctx, const_cast<ggml_tensor *>(layer.attention), fusion);
+    return true;
+}
+
+bool ggml_cuda_attention_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
+    const ggml_tensor * node = cgraph->nodes[i];
+    const bool rotation = is_rotation(node);
+    const bool others   = node->op == GGML_OP_RMS_NORM || node->op == GGML_OP_MUL || node->op == GGML_OP_ROPE || node->op == GGML_OP_SET_ROWS || node->op == GGML_OP_FLASH_ATTN_EXT;
+    if (disabled() || !(rotation || others)) {
+        return false;
+    }
+    const int before = rotation ? attention_before(cgraph, i) : -1;
+    if (before >= 0 && layer_in_memory(cgraph, before).output == node) {
+        return true;
+    }
+    const int a = attention_from(cgraph, i);
+    if (a < 0) {
+        return false;
+    }
+    const attention_layer layer = layer_in_memory(cgraph, a);
+    const float unit = layer.q.x ? ggml_cuda_fattn_decode_packed_unit(ggml_cuda_get_device(), layer.attention) : 0.0f;
+    if (i == a) {
+        return compute_attention(ctx, layer, unit);
+    }
+    for (int k = 0; k < layer.n_rows; ++k) {
+        if (node == layer.rows[k].set_rows) {
+            if (k == 0) { compute_rows(ctx, layer, unit); }
+            return true;
+        }
+        if (is_part(layer.rows[k].chain, node)) {
+            return true;
+        }
+    }
+    return is_part(layer.q, node);
+}

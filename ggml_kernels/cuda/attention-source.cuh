@@ -1,0 +1,98 @@
+#pragma once
+
+// Values on their way from a projection to attention: RMS norm times a weight, RoPE, each of them optional. A warp takes
+// (part of) a head of a token, and any thread of it any values: the other one of a RoPE pair is read again, which the
+// first-level cache makes cheap. Arithmetic and its order are those of upstream's rope.cu and norm.cu.
+
+#include "common.cuh"
+
+struct attention_source {
+    const float   * x;            // [token][head][value] without gaps
+    const float   * weight;       // of the norm, [value]; null: no norm
+    float           eps;
+    const int32_t * pos;          // [token]; null: no RoPE
+    const float   * freq_factors; // [pair], or null
+    int   head_size, n_dims;      // n_dims: the first ones of a head, that RoPE turns
+    bool  neox;                   // the pair of value i is i + n_dims/2, and not i + 1
+    float theta_scale, freq_scale, ext_factor, magnitude, corr_low, corr_high;
+    uint3 heads;                  // of a token, for fast division
+};
+
+// N values of a head in a thread: what can be known about them before the kernel ahead has written any
+template <int N> struct attention_values {
+    int   at[N], other[N]; // in the head; of the RoPE pair
+    float cos[N], sin[N], weight[N], weight_other[N];
+
+    // head: counted over all tokens; weights, positions and factors are inputs of the graph
+    __device__ __forceinline__ void prepare(const attention_source & s, uint32_t head) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            other[i] = at[i];
+            cos[i] = 1.0f;
+            sin[i] = 0.0f;
+        }
+        if (s.pos) {
+            const float position = s.pos[fastdiv(head, s.heads)];
+#pragma unroll
+            for (int i = 0; i < N; ++i) { turn(s, i, position); }
+        }
+        if (s.weight) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                weight[i]       = s.weight[at[i]];
+                weight_other[i] = s.weight[other[i]];
+            }
+        }
+    }
+
+    // all lanes of the warp, which share the head
+    __device__ __forceinline__ void load(const attention_source & s, uint32_t head, int lane, float (&x)[N]) const {
+        const float * row = s.x + (int64_t) head*s.head_size;
+        float pair[N];
+#pragma unroll
+        for (int i = 0; i < N; ++i) { x[i] = row[at[i]]; }
+        if (s.pos) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) { pair[i] = row[other[i]]; }
+        }
+        if (s.weight) {
+            float sum = 0.0f;
+            for (int i = lane; i < s.head_size; i += 32) { sum += row[i]*row[i]; }
+#pragma unroll
+            for (int w = 16; w > 0; w /= 2) { sum += __shfl_xor_sync(0xffffffff, sum, w, 32); }
+            const float scale = rsqrtf(sum/s.head_size + s.eps);
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                x[i]    = scale*x[i]*weight[i];
+                pair[i] = scale*pair[i]*weight_other[i];
+            }
+        }
+        if (s.pos) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                if (at[i] < s.n_dims) { x[i] = x[i]*cos[i] + pair[i]*sin[i]; }
+            }
+        }
+    }
+
+private:
+    // YaRN as in rope_yarn
+    __device__ __forceinline__ void turn(const attention_source & s, int i, float position) {
+        if (at[i] >= s.n_dims) {
+            return;
+        }
+        const int  half  = s.n_dims/2;
+        const bool first = s.neox ? at[i] < half : at[i]%2 == 0;
+        const int  step  = s.neox ? half : 1;
+        const int  index = s.neox ? at[i] - (first ? 0 : half) : at[i]/2;
+        other[i] = first ? at[i] + step : at[i] - step;
+        const float extrapolated = position*powf(s.theta_scale, (float) index)/(s.freq_factors ? s.freq_factors[index] : 1.0f);
+        float theta = s.freq_scale*extrapolated;
+        if (s.ext_factor != 0.0f) {
+            const float ramp = (1.0f - fminf(1.0f, fmaxf(0.0f, (index - s.corr_low)/fmaxf(0.001f, s.corr_high - s.corr_low))))*s.ext_factor;
+            theta = theta*(1.0f - ramp) + extrapolated*ramp;
+        }
+        cos[i] = cosf(theta)*s.magnitude;
+        sin[i] = sinf(theta)*(first ? -s.magnitude : s.magnitude);
+    }
+};
