@@ -18,24 +18,17 @@ struct attention_source {
     uint3 heads;                  // of a token, for fast division
 };
 
-// N values of a head in a thread: what can be known about them before the kernel ahead has written any
+// N values of a head in a thread
 template <int N> struct attention_values {
     int   at[N], other[N]; // in the head; of the RoPE pair
     float cos[N], sin[N], weight[N], weight_other[N];
+    float position;
 
-    // head: counted over all tokens; weights, positions and factors are inputs of the graph
+    // head: counted over all tokens. Weights and positions are inputs of the graph: no kernel ahead has to be waited for.
     __device__ __forceinline__ void prepare(const attention_source & s, uint32_t head) {
+        position = s.pos ? (float) s.pos[fastdiv(head, s.heads)] : 0.0f;
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-            other[i] = at[i];
-            cos[i] = 1.0f;
-            sin[i] = 0.0f;
-        }
-        if (s.pos) {
-            const float position = s.pos[fastdiv(head, s.heads)];
-#pragma unroll
-            for (int i = 0; i < N; ++i) { turn(s, i, position); }
-        }
+        for (int i = 0; i < N; ++i) { other[i] = s.pos ? partner(s, at[i]) : at[i]; }
         if (s.weight) {
 #pragma unroll
             for (int i = 0; i < N; ++i) {
@@ -46,18 +39,23 @@ template <int N> struct attention_values {
     }
 
     // all lanes of the warp, which share the head
-    __device__ __forceinline__ void load(const attention_source & s, uint32_t head, int lane, float (&x)[N]) const {
+    __device__ __forceinline__ void load(const attention_source & s, uint32_t head, int lane, float (&x)[N]) {
         const float * row = s.x + (int64_t) head*s.head_size;
         float pair[N];
 #pragma unroll
-        for (int i = 0; i < N; ++i) { x[i] = row[at[i]]; }
-        if (s.pos) {
+        for (int i = 0; i < N; ++i) {
+            x[i]    = row[at[i]];
+            pair[i] = row[other[i]];
+        }
+        float sum = 0.0f;
+        if (s.weight) {
+            for (int i = lane; i < s.head_size; i += 32) { sum += row[i]*row[i]; }
+        }
+        if (s.pos) { // while the values are on their way
 #pragma unroll
-            for (int i = 0; i < N; ++i) { pair[i] = row[other[i]]; }
+            for (int i = 0; i < N; ++i) { turn(s, i); }
         }
         if (s.weight) {
-            float sum = 0.0f;
-            for (int i = lane; i < s.head_size; i += 32) { sum += row[i]*row[i]; }
 #pragma unroll
             for (int w = 16; w > 0; w /= 2) { sum += __shfl_xor_sync(0xffffffff, sum, w, 32); }
             const float scale = rsqrtf(sum/s.head_size + s.eps);
@@ -76,17 +74,18 @@ template <int N> struct attention_values {
     }
 
 private:
-    // YaRN as in rope_yarn
-    __device__ __forceinline__ void turn(const attention_source & s, int i, float position) {
-        if (at[i] >= s.n_dims) {
-            return;
-        }
-        const int  half  = s.n_dims/2;
-        const bool first = s.neox ? at[i] < half : at[i]%2 == 0;
-        const int  step  = s.neox ? half : 1;
-        const int  index = s.neox ? at[i] - (first ? 0 : half) : at[i]/2;
-        other[i] = first ? at[i] + step : at[i] - step;
-        const float extrapolated = position*powf(s.theta_scale, (float) index)/(s.freq_factors ? s.freq_factors[index] : 1.0f);
+    static __device__ __forceinline__ bool is_first(const attention_source & s, int at) { return s.neox ? at < s.n_dims/2 : at%2 == 0; }
+
+    static __device__ __forceinline__ int partner(const attention_source & s, int at) {
+        const int step = s.neox ? s.n_dims/2 : 1;
+        return at >= s.n_dims ? at : is_first(s, at) ? at + step : at - step;
+    }
+
+    // YaRN as in rope_yarn; values past n_dims get some angle that load does not use
+    __device__ __forceinline__ void turn(const attention_source & s, int i) {
+        const bool first = is_first(s, at[i]);
+        const int  low   = min(at[i], other[i]), index = s.neox ? low : low/2;
+        const float extrapolated = position*powf(s.theta_scale, (float) index)/(s.freq_factors && at[i] < s.n_dims ? s.freq_factors[index] : 1.0f);
         float theta = s.freq_scale*extrapolated;
         if (s.ext_factor != 0.0f) {
             const float ramp = (1.0f - fminf(1.0f, fmaxf(0.0f, (index - s.corr_low)/fmaxf(0.001f, s.corr_high - s.corr_low))))*s.ext_factor;

@@ -38,7 +38,7 @@ static void launch_in_clusters(fattn_decode_kernel_t kernel, dim3 grid, dim3 blo
 }
 
 // blocks of a cluster: those of a short context, so that no second kernel is needed; otherwise 1
-static int cluster_size(const fattn_decode_plan & plan, int n_splits, int tiles, int rows) {
+static int cluster_size(const fattn_decode_plan & plan, int n_splits, int tiles) {
     const fattn_decode_params & p = plan.params;
     const int device = ggml_cuda_get_device();
     static int supported[GGML_CUDA_MAX_DEVICES] = {};
@@ -47,13 +47,12 @@ static int cluster_size(const fattn_decode_plan & plan, int n_splits, int tiles,
         CUDA_CHECK(cudaDeviceGetAttribute(&yes, cudaDevAttrClusterLaunch, device));
         supported[device] = yes && ggml_cuda_highest_compiled_arch(ggml_cuda_info().devices[device].cc) >= GGML_CUDA_CC_HOPPER ? 1 : -1;
     }
-    const bool fits = p.n_heads*p.n_parts*rows*(plan.head_size*(int) sizeof(float) + (int) sizeof(float2)) <= plan.smem - FATTN_DECODE_HEADER;
-    if (supported[device] < 0 || !fits) {
+    if (supported[device] < 0) {
         return 1;
     }
     // measured on an H200: in clusters of 4, the blocks of a deep context take half as long again
-    int size = tiles <= 8 ? 8 : 1;
-    while (size > 1 && (size/2 >= tiles || size > n_splits || size*p.n_parts > 32)) {
+    int size = tiles <= FATTN_DECODE_MAX_CLUSTER*(plan.brief ? 2 : 1) ? FATTN_DECODE_MAX_CLUSTER : 1;
+    while (size > 1 && (size/2 >= tiles || size > n_splits || size*p.n_parts > 32 || (p.n_parts & (p.n_parts - 1)) != 0)) {
         size /= 2;
     }
     return size;
@@ -78,8 +77,19 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, fattn_decode_pl
     const int columns = (p.n_q*p.gqa + NT*8 - 1)/(NT*8);
     const int others  = p.n_groups*columns*plan.n_seq;
     const int most    = std::max(1, std::max(per_sm, 1)*ggml_cuda_info().devices[device].nsm/others);
-    p.cluster  = cluster_size(plan, most, tiles, std::min(NT*8, p.n_q*p.gqa));
-    p.n_splits = p.cluster > 1 ? p.cluster : std::min(tiles, most);
+    const int mailbox_rows = p.n_heads*std::min(NT*8, p.n_q*p.gqa);
+    p.cluster = cluster_size(plan, most, tiles);
+    if (plan.smem + fattn_decode_mailbox(mailbox_rows, p.cluster, p.n_parts, D) > (int) ggml_cuda_info().devices[device].smpbo) { p.cluster = 1; }
+    p.cluster_log2 = (int) log2f((float) p.cluster);
+    if (p.cluster > 1) {
+        p.mailbox  = (plan.smem - FATTN_DECODE_HEADER + 15) & ~15;
+        plan.smem  = FATTN_DECODE_HEADER + p.mailbox + fattn_decode_mailbox(mailbox_rows, p.cluster, p.n_parts, D);
+    }
+    // one tile a block is too little work for what a block costs, before and in the combining kernel
+    const int wanted = std::max((tiles + 1)/2, std::min(tiles, ggml_cuda_info().devices[device].nsm/others));
+    p.n_splits  = p.cluster > 1 ? p.cluster : std::max(1, std::min(wanted, most));
+    p.few_tiles = (tiles + p.n_splits - 1)/p.n_splits < p.n_stages;
+    GGML_ASSERT((uint64_t) tiles*(p.n_splits + 1) <= UINT32_MAX);
 
     const int     parts = p.cluster > 1 ? p.n_splits/p.cluster : p.n_splits*p.n_parts;
     const bool    more  = p.cluster == 1 || parts > 1;
@@ -105,11 +115,12 @@ static void fattn_decode_columns(ggml_backend_cuda_context & ctx, const fattn_de
         fattn_decode_launch<D, LK, LV, 2, 0>(ctx, plan);
         return;
     }
-    // the common shape, with everything known at compile time: deep and short contexts
+    // the common shape, with everything known at compile time: short and deep contexts
     if constexpr (D == 128) {
-        if (p.n_parts == 1 && !p.whole_k && !p.whole_v && p.n_stages == FATTN_DECODE_MAX_STAGES) {
-            if (p.n_heads == 8) { fattn_decode_launch<D, LK, LV, 1, 8>(ctx, plan); return; }
-            if (p.n_heads == 4) { fattn_decode_launch<D, LK, LV, 1, 4>(ctx, plan); return; }
+        if (plan.brief) { fattn_decode_launch<D, LK, LV, 1, FATTN_DECODE_BRIEF_HEADS>(ctx, plan); return; }
+        if (p.n_heads == FATTN_DECODE_WARPS && !p.whole_k && !p.whole_v && p.n_stages == FATTN_DECODE_MAX_STAGES) {
+            fattn_decode_launch<D, LK, LV, 1, FATTN_DECODE_WARPS>(ctx, plan);
+            return;
         }
     }
     fattn_decode_launch<D, LK, LV, 1, 0>(ctx, plan);

@@ -12,8 +12,8 @@
 // the packed format gives; Q is loaded, and O is written, in the same order.
 //
 // The warps of a block share the tiles: n_heads neighbouring KV heads times n_parts runs of positions. A head's partial
-// results, one for each split and part, are combined by a second kernel, which can also undo the rotation of V; Q can be
-// rotated while it is loaded.
+// results, one for each split and part, are combined by a second kernel or, in a short context, within a cluster of blocks;
+// both can also undo the rotation of V.
 
 #include "fattn-decode-loaders.cuh"
 #include "fattn-decode-params.cuh"
@@ -264,21 +264,21 @@ static __device__ __forceinline__ void add_values(output<D, LV> (&out)[NT], cons
     }
 }
 
-// column j (of 2t, 2t + 1) of the D values at dst, in their own order
-template <int D, typename LV>
-static __device__ __forceinline__ void store_output(float * dst, const output<D, LV> & out, int j) {
+// put(index, value) for column j (of 2t, 2t + 1): this lane's of the D values
+template <int D, typename LV, typename F>
+static __device__ __forceinline__ void put_output(const output<D, LV> & out, int j, const F & put) {
     const int g = threadIdx.x%32/4;
 #pragma unroll
     for (int i = 0; i < D/16; ++i) {
         if constexpr (LV::HALF) {
-            dst[i*16 + g]     = out.o[i][j];
-            dst[i*16 + g + 8] = out.o[i][j + 2];
+            put(i*16 + g,     out.o[i][j]);
+            put(i*16 + g + 8, out.o[i][j + 2]);
         } else {
             constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
             const int b = SCALE_P ? i/4 : i/4*2 + (g >> 2), k = SCALE_P ? g : g & 3, e = i%4*2;
             const float bias = SCALE_P ? out.sums[SCALE_P ? i/4 : 0][j]*(1024.0f + LV::BIAS) : 0.0f;
-            dst[LV::index(b, k, e)]     = (out.o[i][j]     - bias)*LV::UNIT;
-            dst[LV::index(b, k, e + 1)] = (out.o[i][j + 2] - bias)*LV::UNIT;
+            put(LV::index(b, k, e),     (out.o[i][j]     - bias)*LV::UNIT);
+            put(LV::index(b, k, e + 1), (out.o[i][j + 2] - bias)*LV::UNIT);
         }
     }
 }
@@ -289,73 +289,115 @@ static __device__ __forceinline__ float sum_of_columns(float l) {
     return l;
 }
 
-#ifdef FATTN_DECODE_BULK_COPY
-// The blocks of a cluster are consecutive splits. Each leaves its rows in its shared memory, and the warps of all of them
-// combine a row each from there: into one part, or the output, if there is no other cluster.
-template <int D, typename LV, int NT>
-static __device__ __forceinline__ void combine_in_cluster(const fattn_decode_params & p, const output<D, LV> (&out)[NT], float * mem,
-        int n_heads, int n_parts, int head_kv0, int col0, int n_rows) {
-    const int warp = threadIdx.x/32, lane = threadIdx.x%32, g = lane/4, t = lane%4;
-    const int n_warps = n_heads*n_parts, rank = blockIdx.x%p.cluster, n_sources = p.cluster*n_parts; // at most 32
-    float2 * meta = (float2 *) (mem + n_warps*n_rows*D); // [warp][row], as the rows of D values are
+// the Hadamard matrix of 64 values times y[lane], y[lane + 32] of a warp
+static __device__ __forceinline__ void hadamard_64(float (&y)[2], int lane) {
+#pragma unroll
+    for (int bit = 1; bit < 32; bit *= 2) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const float other = __shfl_xor_sync(~0u, y[i], bit);
+            y[i] = lane & bit ? other - y[i] : y[i] + other;
+        }
+    }
+    const float a = y[0], b = y[1];
+    y[0] = (a + b)*0.125f;
+    y[1] = (a - b)*0.125f;
+}
 
-    __syncthreads(); // the tiles are no longer needed
+#ifdef FATTN_DECODE_BULK_COPY
+// The blocks of a cluster are consecutive splits. Each combines every cluster-th of their (column, head) rows: the others write
+// their parts of them into its mailbox, which is faster than to let it fetch them. All sizes are powers of two, or known at
+// compile time: in a kernel of a few microseconds, a division is a twentieth of one.
+struct cluster_mail {
+    float * rows;   // [row/cluster][source][D]
+    int n_sources;  // part s % n_parts of block s / n_parts; at most 32, a power of two
+    int n_heads, n_columns;
+    int log2, rank; // of the cluster's size; of this block
+
+    __device__ __forceinline__ int block_of(int i) const { return i & ((1 << log2) - 1); }
+    template <int D> __device__ __forceinline__ float * row(int i, int source) const { return rows + ((i >> log2)*n_sources + source)*D; }
+    template <int D> __device__ __forceinline__ float2 * meta(int i, int source) const {
+        const int rows_here = (n_heads*n_columns + (1 << log2) - 1) >> log2;
+        return (float2 *) (rows + rows_here*n_sources*D) + (i >> log2)*n_sources + source;
+    }
+};
+
+// staging: of the block, free. Rows are sent whole: single values take ten times as long.
+template <int D, typename LV, int NT>
+static __device__ __forceinline__ void send_parts(const cluster_mail & mail, const output<D, LV> (&out)[NT], float * staging, int head, int source) {
+    constexpr int STRIDE = D + 4; // against bank conflicts
+    const int lane = threadIdx.x%32, g = lane/4, t = lane%4;
+    staging += threadIdx.x/32*mail.n_columns*STRIDE;
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             const float l = sum_of_columns(out[n].l[j]);
-            const int r = n*8 + 2*t + j;
-            if (r < n_rows) {
-                store_output<D, LV>(mem + (warp*n_rows + r)*D, out[n], j);
-                if (g == 0) { meta[warp*n_rows + r] = make_float2(out[n].m[j], l); }
+            const int r = n*8 + 2*t + j, i = r*mail.n_heads + head;
+            if (r < mail.n_columns) {
+                put_output<D, LV>(out[n], j, [&](int at, float x) { staging[r*STRIDE + at] = x; });
+                if (g == 0) { store_remote(remote_address(mail.meta<D>(i, source), mail.block_of(i)), make_float2(out[n].m[j], l)); }
             }
         }
     }
-    cluster_sync();
-    for (int i = rank*n_warps + warp; i < n_heads*n_rows; i += n_warps*p.cluster) {
-        const int head = i/n_rows, r = i%n_rows, col = col0 + r, h = (head_kv0 + head)*p.gqa + col%p.gqa;
-        // source s: part s % n_parts of block s / n_parts
-        const auto row_of = [&](int s) { return (s%n_parts*n_heads + head)*n_rows + r; };
-        const bool last = p.n_splits == p.cluster;
+    __syncwarp();
+    for (int r = 0; r < mail.n_columns; ++r) {
+        const int i = r*mail.n_heads + head;
+        const uint32_t row = remote_address(mail.row<D>(i, source), mail.block_of(i));
+        for (int at = lane*4; at < D; at += 128) { store_remote(row + at*sizeof(float), *(const float4 *) (staging + r*STRIDE + at)); }
+    }
+}
+
+// a warp takes 64 values of a row: into one part, or the output, if there is no other cluster
+template <int D>
+static __device__ __forceinline__ void combine_mail(const fattn_decode_params & p, const cluster_mail & mail, int head_kv0, int col0) {
+    const int warp = threadIdx.x/32, lane = threadIdx.x%32;
+    const int  n_clusters = p.n_splits >> mail.log2;
+    const bool last = n_clusters == 1;
+    for (int task = warp; ; task += blockDim.x/32) {
+        const int i = (task/(D/64) << mail.log2) + mail.rank, first = task%(D/64)*64 + lane;
+        if (i >= mail.n_heads*mail.n_columns) {
+            return;
+        }
+        const int col = col0 + i/mail.n_heads, iq = p.n_q == 1 ? 0 : col/p.gqa, h = (head_kv0 + i%mail.n_heads)*p.gqa + col - iq*p.gqa;
         const float sink = last && p.sinks ? p.sinks[h]*FATTN_DECODE_LOG2E : FATTN_DECODE_LOWEST;
-        const float2 ml = lane < n_sources ? load_remote_2(meta + row_of(lane), lane/n_parts) : make_float2(FATTN_DECODE_LOWEST, 0.0f);
-        const float mx  = max_of_warp(fmaxf(ml.x, sink));
-        const float w   = exp2f(ml.x - mx);
-        const float sum = sum_of_warp(w*ml.y) + (last && p.sinks ? exp2f(sink - mx) : 0.0f);
-        float acc[D/32] = {};
+        const float2 ml = *mail.meta<D>(i, lane & (mail.n_sources - 1));
+        float mx = fmaxf(ml.x, sink);
+        for (int w = 1; w < mail.n_sources; w *= 2) { mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, w)); }
+        const float weight = exp2f(ml.x - mx);
+        float sum = weight*ml.y;
+        for (int w = 1; w < mail.n_sources; w *= 2) { sum += __shfl_xor_sync(~0u, sum, w); }
+        float y[2] = { 0.0f, 0.0f };
 #pragma unroll 4
-        for (int s = 0; s < n_sources; ++s) {
-            const float weight = __shfl_sync(~0u, w, s);
-            const float * row = mem + row_of(s)*D;
-#pragma unroll
-            for (int k = 0; k < D/32; k += 2) {
-                const float2 x = load_remote_2(row + row_index<D>(lane, k), s/n_parts);
-                acc[k]     += weight*x.x;
-                acc[k + 1] += weight*x.y;
-            }
+        for (int s = 0; s < mail.n_sources; ++s) {
+            const float ws = __shfl_sync(~0u, weight, s);
+            const float * row = mail.row<D>(i, s) + first;
+            y[0] += ws*row[0];
+            y[1] += ws*row[32];
         }
-        const int64_t place = ((int64_t) blockIdx.z*p.n_head + h)*p.n_q + col/p.gqa;
-        if (!last) {
-            const int64_t at = place*(p.n_splits/p.cluster) + blockIdx.x/p.cluster;
-            store_row<D>(p.part + at*D, acc, lane);
-            if (lane == 0) { p.meta[at] = make_float2(mx, sum); }
-            continue;
+        float * dst = p.dst + (((int64_t) blockIdx.z*p.n_q + iq)*p.n_head + h)*D;
+        if (last) {
+            sum += p.sinks ? exp2f(sink - mx) : 0.0f;
+            const float inv = sum > 0.0f ? 1.0f/sum : 0.0f;
+            y[0] *= inv;
+            y[1] *= inv;
+            if (p.rotate_dst) { hadamard_64(y, lane); }
+        } else {
+            const int64_t at = (((int64_t) blockIdx.z*p.n_head + h)*p.n_q + iq)*n_clusters + (blockIdx.x >> mail.log2);
+            if (first == 0) { p.meta[at] = make_float2(mx, sum); }
+            dst = p.part + at*D;
         }
-        const float inv = sum > 0.0f ? 1.0f/sum : 0.0f;
-#pragma unroll
-        for (int k = 0; k < D/32; ++k) { acc[k] *= inv; }
-        if (p.rotate_dst) { hadamard<D>(acc, lane, 64); }
-        store_row<D>(p.dst + (((int64_t) blockIdx.z*p.n_q + col/p.gqa)*p.n_head + h)*D, acc, lane);
+        dst[first]      = y[0];
+        dst[first + 32] = y[1];
     }
-    cluster_sync(); // the others may still read here
 }
 #endif
 
 // ---- tiles --------------------------------------------------------------------------------------------------------------
 
 // Copies a run of positions of one operand, or its rows with padding between them. On Hopper, a few lanes of each warp
-// issue bulk copies: one warp alone would hold up the others. Before it, every thread copies its share of 16 bytes.
+// issue bulk copies: one warp alone would hold up the others. Before it, and where there is no more than the first tiles, every
+// thread copies its share of 16 bytes: that takes more instructions, but half a microsecond less to arrive.
 struct tile_copy {
     const char * src;
     int64_t nb;
@@ -377,7 +419,7 @@ struct tile_copy {
     __device__ __forceinline__ void one(char * dst, int i, int first, int tile, int n_kv, uint64_t * ready) const {
         copy_bulk(dst + i*stride, row_src(first, i, n_kv), whole ? bytes(first, tile, n_kv) : row, ready);
     }
-#else
+#endif
     __device__ __forceinline__ void share(char * dst, int first, int tile, int n_kv) const {
         const int per_copy = (whole ? bytes(first, tile, n_kv) : row)/16;
         for (int i = threadIdx.x; i < per_copy*copies(tile); i += blockDim.x) {
@@ -385,7 +427,6 @@ struct tile_copy {
             copy_16(dst + r*stride + c*16, row_src(first, r, n_kv) + c*16);
         }
     }
-#endif
 };
 
 struct tile_ring {
@@ -396,15 +437,12 @@ struct tile_ring {
     tile_copy k, v;
     const char * mask;
     int nbm, n_mask; // rows of the mask
+    bool shared;     // every thread copies; or none but the ones that issue bulk copies
 
     __device__ __forceinline__ void init(int n_warps) const {
         if (threadIdx.x == 0) {
             for (int i = 0; i < n_stages; ++i) {
-#ifdef FATTN_DECODE_BULK_COPY
-                barrier_init(&ready[i], 1);
-#else
-                barrier_init(&ready[i], n_warps*32);
-#endif
+                barrier_init(&ready[i], shared ? n_warps*32 : 1);
                 barrier_init(&freed[i], n_warps);
             }
 #ifdef FATTN_DECODE_BULK_COPY
@@ -426,12 +464,23 @@ struct tile_ring {
 #endif
     }
 
+    __device__ __forceinline__ void load_shared(int index, int stage) const {
+        const int first = index*tile, per_row = tile*2/16;
+        char * dk = stages + stage*size;
+        k.share(dk,          first, tile, n_kv);
+        v.share(dk + tile_v, first, tile, n_kv);
+        for (int i = threadIdx.x; i < per_row*n_mask; i += blockDim.x) {
+            copy_16(dk + tile_m + i*16, mask + (int64_t) (i/per_row)*nbm + first*2 + i%per_row*16);
+        }
+        barrier_arrive_after_copies(&ready[stage]);
+    }
+
     __device__ __forceinline__ void load(int index, int stage) const {
+#ifdef FATTN_DECODE_BULK_COPY
         const int first = index*tile;
         char * dk = stages + stage*size;
         char * dv = dk + tile_v;
         char * dm = dk + tile_m;
-#ifdef FATTN_DECODE_BULK_COPY
         const int warp = threadIdx.x/32, lane = threadIdx.x%32, n_warps = blockDim.x/32;
         if (threadIdx.x == 0) {
             barrier_expect(&ready[stage], k.bytes(first, tile, n_kv) + v.bytes(first, tile, n_kv) + n_mask*tile*2);
@@ -443,28 +492,22 @@ struct tile_ring {
         }
         if (warp == 0 && lane < n_mask) { copy_bulk(dm + lane*tile*2, mask + (int64_t) lane*nbm + first*2, tile*2, &ready[stage]); }
 #else
-        k.share(dk, first, tile, n_kv);
-        v.share(dv, first, tile, n_kv);
-        const int per_row = tile*2/16;
-        for (int i = threadIdx.x; i < per_row*n_mask; i += blockDim.x) {
-            copy_16(dm + i*16, mask + (int64_t) (i/per_row)*nbm + first*2 + i%per_row*16);
-        }
-        barrier_arrive_after_copies(&ready[stage]);
+        load_shared(index, stage);
 #endif
     }
 };
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------------
 // grid (splits, head groups * column tiles, sequences); NT tiles of 8 (query, head) columns a warp.
-// HEADS: p.n_heads, where it and with it all strides are known at compile time, rows are padded and a head has one warp; or 0.
+// HEADS: p.n_heads, where it and with it all strides are known at compile time and rows are padded; or 0.
 
 template <int D, typename LK, typename LV, int NT, int HEADS>
 __global__ void __launch_bounds__(FATTN_DECODE_WARPS*32, D <= 128 && NT == 1 ? 2 : 1)
 fattn_decode(const fattn_decode_params p) {
     constexpr int ROW_K = LK::row_bytes(D), ROW_V = LV::row_bytes(D);
-    constexpr int STEPS = fattn_decode_steps(ROW_K, ROW_V);
+    constexpr int STEPS = HEADS == FATTN_DECODE_BRIEF_HEADS ? 1 : fattn_decode_steps(ROW_K, ROW_V);
     const int n_heads  = HEADS ? HEADS : p.n_heads;
-    const int n_parts  = HEADS ? 1 : p.n_parts;
+    const int n_parts  = HEADS ? FATTN_DECODE_WARPS/HEADS : p.n_parts;
     const int stride_k = HEADS ? HEADS*ROW_K + 16 : p.stride_k; // padded against bank conflicts
     const int stride_v = HEADS ? HEADS*ROW_V + 16 : p.stride_v;
     const int n_stages = HEADS ? FATTN_DECODE_MAX_STAGES : p.n_stages;
@@ -495,37 +538,55 @@ fattn_decode(const fattn_decode_params p) {
     ring.mask     = p.mask + seq%p.seq_m*p.nbm3 + (int64_t) q0*p.nbm1;
     ring.nbm      = p.nbm1;
     ring.n_mask   = p.mask ? min(p.n_q, (col0 + NT*8 - 1)/p.gqa + 1) - q0 : 0;
+#ifdef FATTN_DECODE_BULK_COPY
+    ring.shared   = p.few_tiles;
+#else
+    ring.shared   = true;
+#endif
 
     const int tiles = (p.n_kv + tile - 1)/tile;
-    const int tile0 = (int) ((int64_t) tiles*split/p.n_splits);
-    const int tile1 = (int) ((int64_t) tiles*(split + 1)/p.n_splits);
+    const int tile0 = (uint32_t) tiles*split/(uint32_t) p.n_splits; // fits: the host makes sure of it
+    const int tile1 = (uint32_t) tiles*(split + 1)/(uint32_t) p.n_splits;
 
     if constexpr (!LK::HALF) { LK::fill_books(books_k, threadIdx.x, true); }
     if constexpr (!LV::HALF) { LV::fill_books(books_v, threadIdx.x, false); }
     ring.init(n_heads*n_parts);
 #ifdef FATTN_DECODE_BULK_COPY
-    uint64_t * q_ready = ring.freed + FATTN_DECODE_MAX_STAGES;
-    if (threadIdx.x == 0) { barrier_init(q_ready, 1); }
+    if (p.cluster > 1) { cluster_arrive(); }
 #endif
+    uint64_t * q_ready = ring.freed + FATTN_DECODE_MAX_STAGES;
+    if (threadIdx.x == 0) { barrier_init(q_ready, blockDim.x); }
+
+    // queries: column n*8 + g is (query, head) of the group
+    const int n_rows = min(NT*8, n_cols - col0);
+    float slope[NT][2];    // of columns 2t, 2t + 1: what the mask is multiplied by
+    int   mask_at[NT][2];
+#pragma unroll
+    for (int n = 0; n < NT; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const int c = col0 + min(n*8 + 2*t + j, n_rows - 1), iq = p.n_q == 1 ? 0 : c/p.gqa, h = head_kv*p.gqa + c - iq*p.gqa;
+            mask_at[n][j] = (iq - q0)*tile + part*STEPS*16 + g;
+            slope[n][j]   = FATTN_DECODE_LOG2E;
+            if (p.max_bias != 0.0f) { slope[n][j] *= h < p.n_head_log2 ? powf(p.m0, h + 1) : powf(p.m1, 2*(h - p.n_head_log2) + 1); }
+        }
+    }
     fattn_decode_wait_for_predecessor();
     __syncthreads();
-#ifdef FATTN_DECODE_BULK_COPY
-    if (p.packed_q && threadIdx.x == 0) { // one query: the rows of the group's heads adjoin
-        const int bytes = n_heads*p.gqa*packed_query_bytes(D);
-        barrier_expect(q_ready, bytes);
-        copy_bulk(ring.stages + (n_stages - 1)*ring.size, p.packed_q + ((int64_t) seq*p.n_head + group*n_heads*p.gqa)*packed_query_bytes(D), bytes, q_ready);
+    if (p.packed_q) { // one query: the rows of the group's heads adjoin
+        const char * from = p.packed_q + ((int64_t) seq*p.n_head + group*n_heads*p.gqa)*packed_query_bytes(D);
+        for (int i = threadIdx.x*16; i < n_heads*p.gqa*packed_query_bytes(D); i += blockDim.x*16) { copy_16(ring.stages + (n_stages - 1)*ring.size + i, from + i); }
+        barrier_arrive_after_copies(q_ready);
     }
-#endif
-    for (int i = 0; i < n_stages - 1 && tile0 + i < tile1; ++i) { ring.load(tile0 + i, i); }
+    for (int i = 0; i < n_stages - 1 && tile0 + i < tile1; ++i) {
+        if (ring.shared) { ring.load_shared(tile0 + i, i); }
+        else             { ring.load(tile0 + i, i); }
+    }
 
-    // queries; column n*8 + g is (query, head) of the group
-    const int n_rows = min(NT*8, n_cols - col0);
     char * packed = ring.stages + (n_stages - 1)*ring.size; // that stage comes last
     if (p.packed_q) {
         packed += warp%n_heads*p.gqa*packed_query_bytes(D);
-#ifdef FATTN_DECODE_BULK_COPY
         barrier_wait(q_ready, 0);
-#endif
     } else {
         packed += warp*NT*8*packed_query_bytes(D);
         for (int r = 0; r < n_rows; ++r) {
@@ -539,20 +600,14 @@ fattn_decode(const fattn_decode_params p) {
 
     query_of<D, LK> query[NT];
     float factor[NT][2];   // of columns 2t, 2t + 1: from a product to the log2 domain
-    float slope[NT][2];    // what the mask is multiplied by
-    int   mask_at[NT][2];
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
         query[n].take(packed + min(n*8 + g, n_rows - 1)*packed_query_bytes(D), t);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const int r = min(n*8 + 2*t + j, n_rows - 1), c = col0 + r, h = head_kv*p.gqa + c%p.gqa;
-            const char * tail = packed + r*packed_query_bytes(D) + 2*D;
+            const char * tail = packed + min(n*8 + 2*t + j, n_rows - 1)*packed_query_bytes(D) + 2*D;
             factor[n][j] = *(const float *) tail*(p.softcap == 0.0f ? p.scale*FATTN_DECODE_LOG2E : p.scale/p.softcap);
             if constexpr (!LK::HALF) { query[n].set_bias((const int *) (tail + 4), j); }
-            mask_at[n][j] = (c/p.gqa - q0)*tile + part*STEPS*16 + g;
-            slope[n][j]   = FATTN_DECODE_LOG2E;
-            if (p.max_bias != 0.0f) { slope[n][j] *= h < p.n_head_log2 ? powf(p.m0, h + 1) : powf(p.m1, 2*(h - p.n_head_log2) + 1); }
         }
     }
 
@@ -643,7 +698,14 @@ fattn_decode(const fattn_decode_params p) {
 
 #ifdef FATTN_DECODE_BULK_COPY
     if (p.cluster > 1) {
-        combine_in_cluster<D, LV, NT>(p, out, (float *) ring.stages, n_heads, n_parts, group*n_heads, col0, n_rows);
+        const int rank = split & (p.cluster - 1);
+        const cluster_mail mail = { (float *) (ring.stages + p.mailbox), p.cluster*n_parts, n_heads, n_rows, p.cluster_log2, rank };
+        __syncthreads(); // nobody reads the tiles any more
+        cluster_wait();  // for the others to exist
+        send_parts<D, LV, NT>(mail, out, (float *) ring.stages, warp%n_heads, rank*n_parts + part);
+        cluster_arrive();
+        cluster_wait();  // for all mail
+        combine_mail<D>(p, mail, group*n_heads, col0);
         return;
     }
 #endif
@@ -655,28 +717,13 @@ fattn_decode(const fattn_decode_params p) {
             const int col = col0 + n*8 + 2*t + j;
             if (col >= n_cols) { continue; }
             const int64_t row = (((int64_t) seq*p.n_head + head_kv*p.gqa + col%p.gqa)*p.n_q + col/p.gqa)*p.n_splits*n_parts + split*n_parts + part;
-            store_output<D, LV>(p.part + row*D, out[n], j);
+            put_output<D, LV>(out[n], j, [&](int at, float x) { p.part[row*D + at] = x; });
             if (g == 0) { p.meta[row] = make_float2(out[n].m[j], l); }
         }
     }
 }
 
 // ---- combining the parts ------------------------------------------------------------------------------------------------
-
-// the Hadamard matrix of 64 values times y[lane], y[lane + 32] of a warp
-static __device__ __forceinline__ void hadamard_64(float (&y)[2], int lane) {
-#pragma unroll
-    for (int bit = 1; bit < 32; bit *= 2) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const float other = __shfl_xor_sync(~0u, y[i], bit);
-            y[i] = lane & bit ? other - y[i] : y[i] + other;
-        }
-    }
-    const float a = y[0], b = y[1];
-    y[0] = (a + b)*0.125f;
-    y[1] = (a - b)*0.125f;
-}
 
 // grid (rows [seq][head][q], D/64): 64 of the values of a row, from all its parts. rotate: undo the rotation of V.
 // It is mostly waiting, so the first parts are fetched before anything is known about their weights.

@@ -24,7 +24,9 @@ struct fattn_decode_params {
     int   n_head_log2;
     int   n_q, n_kv, n_head, gqa;
     int   n_splits;          // gridDim.x
-    int   cluster;           // blocks of a cluster, consecutive splits; n_splits is a multiple of it
+    int   cluster, cluster_log2; // blocks of a cluster, consecutive splits; n_splits is a multiple of it
+    int   mailbox;           // where its blocks leave each other their parts: bytes from the first stage on
+    bool  few_tiles;         // no split has more than n_stages - 1
     int   n_heads, n_parts;  // warps of a block
     int   n_groups;          // gridDim.y is this times the tiles of columns
     int   n_stages;
@@ -37,14 +39,24 @@ struct fattn_decode_params {
     int   seq_m;             // sequences of the mask, which serve Q's in turn
 };
 
-// positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
-static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
-
-static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
-
-// a query in shared memory: its values, their unit, sums of blocks; padded against bank conflicts
-static __host__ __device__ constexpr int packed_query_bytes(int d) { return 2*d + 48; }
-
 constexpr int FATTN_DECODE_MAX_STAGES = 3;
 constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, seven barriers
 constexpr int FATTN_DECODE_WARPS      = 8;        // at most
+constexpr int FATTN_DECODE_MAX_CLUSTER = 8;       // what every device has that has any
+
+// positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
+static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
+
+// In a short context a warp's time is all that counts: a block has half the heads, two warps for each, and they take one step.
+constexpr int FATTN_DECODE_BRIEF_HEADS = FATTN_DECODE_WARPS/2;
+constexpr int FATTN_DECODE_BRIEF_TILE  = 2*16;
+
+static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
+
+// bytes of a block's mailbox; rows: of all its heads
+static __host__ __device__ constexpr int fattn_decode_mailbox(int rows, int cluster, int n_parts, int d) {
+    return (rows + cluster - 1)/cluster*cluster*n_parts*(d*4 + 8);
+}
+
+// a query in shared memory: its values, their unit, sums of blocks; padded against bank conflicts
+static __host__ __device__ constexpr int packed_query_bytes(int d) { return 2*d + 48; }

@@ -74,6 +74,15 @@ static __device__ __forceinline__ void barrier_wait(uint64_t * b, uint32_t phase
 #endif
 }
 
+static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
+}
+
+// arrives when the copies that this thread has issued are there
+static __device__ __forceinline__ void barrier_arrive_after_copies(uint64_t * b) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(shared_address(b)) : "memory");
+}
+
 #ifdef FATTN_DECODE_BULK_COPY
 // bytes that copies to come will bring; counts as an arrival
 static __device__ __forceinline__ void barrier_expect(uint64_t * b, uint32_t bytes) {
@@ -84,30 +93,26 @@ static __device__ __forceinline__ void copy_bulk(void * dst, const void * src, u
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
         :: "r"(shared_address(dst)), "l"(src), "r"(bytes), "r"(shared_address(b)) : "memory");
 }
-#else
-static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
-}
-
-// arrives when the copies that this thread has issued are there
-static __device__ __forceinline__ void barrier_arrive_after_copies(uint64_t * b) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(shared_address(b)) : "memory");
-}
 #endif
 
 // ---- clusters -----------------------------------------------------------------------------------------------------------
 
 #ifdef FATTN_DECODE_BULK_COPY
-static __device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+static __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+static __device__ __forceinline__ void cluster_wait()   { asm volatile("barrier.cluster.wait.acquire.aligned;"   ::: "memory"); }
+
+// of what lies at p here, in the shared memory of another block of the cluster
+static __device__ __forceinline__ uint32_t remote_address(const void * p, int rank) {
+    uint32_t at;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    return at;
 }
 
-// what lies at p in the shared memory of another block of the cluster
-static __device__ __forceinline__ float2 load_remote_2(const void * p, int rank) {
-    uint32_t at;
-    float2 v;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-    asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
-    return v;
+static __device__ __forceinline__ void store_remote(uint32_t at, float4 v) {
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" :: "r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
+static __device__ __forceinline__ void store_remote(uint32_t at, float2 v) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y) : "memory");
 }
 #endif

@@ -40,29 +40,36 @@ struct operand_layout {
     }
 };
 
-static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int max_warps, int n_stages, int limit) {
+// whether heads*parts warps of a block can share its tiles; fills in the plan
+static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int heads, int parts, int steps, int n_stages) {
     fattn_decode_params & p = plan.params;
-    const int row_k = ggml_row_size(K->type, K->ne[0]), row_v = ggml_row_size(V->type, V->ne[0]);
-    for (int heads = std::min<int>(K->ne[2], max_warps); heads >= 1; --heads) {
-        const operand_layout k(K, heads), v(V, heads);
-        if (K->ne[2] % heads != 0 || !(k.rows || k.whole) || !(v.rows || v.whole)) {
-            continue;
+    const operand_layout k(K, heads), v(V, heads);
+    if (K->ne[2] % heads != 0 || !(k.rows || k.whole) || !(v.rows || v.whole)) {
+        return false;
+    }
+    p.n_heads  = heads;
+    p.n_parts  = parts;
+    p.n_groups = K->ne[2]/heads;
+    p.n_stages = n_stages;
+    p.whole_k  = !k.rows;
+    p.whole_v  = !v.rows;
+    p.stride_k = heads*ggml_row_size(K->type, K->ne[0]) + (p.whole_k ? 0 : 16);
+    p.stride_v = heads*ggml_row_size(V->type, V->ne[0]) + (p.whole_v ? 0 : 16);
+    plan.tile  = parts*steps*16;
+    const int n_tiles = column_tiles(columns);
+    const int stage   = plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(n_tiles, plan.tile);
+    const int queries = heads*parts*n_tiles*8*packed_query_bytes(K->ne[0]); // where the last stage will be
+    // 16 more: a word of the last row may be read with what follows it
+    plan.smem  = FATTN_DECODE_HEADER + (n_stages - 1)*stage + std::max(stage, queries) + 16;
+    return true;
+}
+
+static bool fits(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int warps, int n_stages, int limit) {
+    const int steps = fattn_decode_steps(ggml_row_size(K->type, K->ne[0]), ggml_row_size(V->type, V->ne[0]));
+    for (int heads = std::min<int>(K->ne[2], warps); heads >= 1; --heads) {
+        if (lay_out(plan, K, V, columns, heads, warps/heads, steps, n_stages)) {
+            return plan.smem <= limit;
         }
-        p.n_heads  = heads;
-        p.n_parts  = max_warps/heads;
-        p.n_groups = K->ne[2]/heads;
-        p.n_stages = n_stages;
-        p.whole_k  = !k.rows;
-        p.whole_v  = !v.rows;
-        p.stride_k = heads*row_k + (p.whole_k ? 0 : 16);
-        p.stride_v = heads*row_v + (p.whole_v ? 0 : 16);
-        plan.tile  = p.n_parts*fattn_decode_steps(row_k, row_v)*16;
-        const int n_tiles = column_tiles(columns);
-        const int stage   = plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(n_tiles, plan.tile);
-        const int queries = heads*p.n_parts*n_tiles*8*packed_query_bytes(K->ne[0]); // where the last stage will be
-        // 16 more: a word of the last row may be read with what follows it
-        plan.smem  = FATTN_DECODE_HEADER + (n_stages - 1)*stage + std::max(stage, queries) + 16;
-        return plan.smem <= limit;
     }
     return false;
 }
@@ -73,16 +80,22 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
     const int columns = Q->ne[1]*(Q->ne[2]/K->ne[2]);
     const int most    = ggml_cuda_info().devices[device].smpbo;
     const int half    = (most + 1024)/2 - 1024; // leaves room for a second block on the multiprocessor; each takes 1 KiB more
-    const auto fits = [&](int warps) {
-        return (K->ne[0] <= 128 && columns <= 8 && (lay_out(plan, K, V, columns, warps, 3, half) || lay_out(plan, K, V, columns, warps, 2, half))) ||
-            lay_out(plan, K, V, columns, warps, 3, most) || lay_out(plan, K, V, columns, warps, 2, most);
+    plan.brief = K->ne[0] == 128 && columns <= 8 && K->ne[1] <= 2*FATTN_DECODE_MAX_CLUSTER*FATTN_DECODE_BRIEF_TILE &&
+        lay_out(plan, K, V, columns, FATTN_DECODE_BRIEF_HEADS, FATTN_DECODE_WARPS/FATTN_DECODE_BRIEF_HEADS, 1, FATTN_DECODE_MAX_STAGES) &&
+        !plan.params.whole_k && !plan.params.whole_v && plan.smem <= half;
+    if (plan.brief) {
+        return true;
+    }
+    const auto fits_with = [&](int warps) {
+        return (K->ne[0] <= 128 && columns <= 8 && (fits(plan, K, V, columns, warps, 3, half) || fits(plan, K, V, columns, warps, 2, half))) ||
+            fits(plan, K, V, columns, warps, 3, most) || fits(plan, K, V, columns, warps, 2, most);
     };
     // a short context fills few multiprocessors: blocks of half the warps are done sooner
-    if (K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits(FATTN_DECODE_WARPS/2)) {
+    if (K->ne[0] != 128 && K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits_with(FATTN_DECODE_WARPS/2)) {
         return true;
     }
     for (int warps = FATTN_DECODE_WARPS; warps >= 1; warps /= 2) {
-        if (fits(warps)) {
+        if (fits_with(warps)) {
             return true;
         }
     }
@@ -107,8 +120,7 @@ bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
 
 float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst) {
     const ggml_tensor * Q = dst->src[0], * K = dst->src[1];
-    const int cc = ggml_cuda_info().devices[device].cc; // packed queries come by a bulk copy
-    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || ggml_cuda_highest_compiled_arch(cc) < GGML_CUDA_CC_HOPPER || !ggml_cuda_fattn_decode_supported(device, dst)) {
+    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || !ggml_cuda_fattn_decode_supported(device, dst)) {
         return 0.0f;
     }
     return ggml_cuda_is_turbo(K->type) ? TURBO_ENTRY_SCALE : 1.0f;

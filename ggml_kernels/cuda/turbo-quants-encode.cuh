@@ -204,6 +204,10 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 
 // ---- what 32 threads do together --------------------------------------------------------------------------------------
 
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define TURBO_ASYNC_COPY
+#endif
+
 // A team of 1 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
 // blocks that a team's time is what counts.
 #define TURBO_MAX_TEAM       4
@@ -218,14 +222,24 @@ template <typename block_t> struct turbo_encode_shared {
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table< 8> &) { return (const uint4 *) &turbo3_search_device; }
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table<16> &) { return (const uint4 *) &turbo4_search_device; }
 
-// does not depend on the input, so it can be done while the kernel before still runs
+// Does not depend on the input, so it can be done while the kernel before still runs. turbo_encode waits for it.
 template <typename block_t> static __device__ __forceinline__ void turbo_encode_prepare(turbo_encode_shared<block_t> & s) {
     constexpr int COUNT = sizeof(s.table)/sizeof(uint4);
     const uint4 * from = turbo_search_of(s.table);
     uint4       * to   = (uint4 *) &s.table;
     for (int i = threadIdx.x; i < COUNT; i += blockDim.x) {
+#ifdef TURBO_ASYNC_COPY
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((uint32_t) __cvta_generic_to_shared(to + i)), "l"(from + i) : "memory");
+#else
         to[i] = from[i];
+#endif // TURBO_ASYNC_COPY
     }
+}
+
+static __device__ __forceinline__ void turbo_encode_wait() {
+#ifdef TURBO_ASYNC_COPY
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif // TURBO_ASYNC_COPY
 }
 
 static __device__ __forceinline__ uint32_t turbo_max_of_lanes(uint32_t v) {
@@ -308,6 +322,7 @@ static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t>
         value[lane]               = q0;
         value[lane + TURBO_LANES] = q1;
     }
+    turbo_encode_wait();
     __syncthreads(); // for the table, too
 
     const uint32_t * columns = s.table.cell[0];

@@ -111,7 +111,6 @@ static double reference_error(const shape & s, const fattn_decode_params & p, co
     std::vector<double> score(s.n_kv), acc(D), q(D);
     for (int h = 0; h < n_head; ++h) for (int i = 0; i < s.n_q; ++i) {
         for (int d = 0; d < D; ++d) { q[d] = hq[((size_t) i*n_head + h)*D + d]; }
-        if (s.rotate) { hadamard(q.data(), D); }
         const double slope = s.max_bias == 0.0f ? 1.0 : h < p.n_head_log2 ? pow(p.m0, h + 1) : pow(p.m1, 2*(h - p.n_head_log2) + 1);
         double mx = s.sinks ? sinks[h] : -1e30;
         for (int j = 0; j < s.n_kv; ++j) {
@@ -159,26 +158,32 @@ static void run(const shape & s, bool check, int sets) {
     p.n_head_log2 = 1 << (int) floorf(log2f(n_head));
     p.m0 = powf(2.0f, -s.max_bias/p.n_head_log2); p.m1 = powf(2.0f, -s.max_bias/2/p.n_head_log2);
     p.n_q = s.n_q; p.n_kv = s.n_kv; p.n_head = n_head; p.gqa = s.gqa;
-    p.n_heads = std::min(s.heads, s.n_head_kv); p.n_parts = std::max(1, s.warps/p.n_heads); p.n_groups = s.n_head_kv/p.n_heads;
+    p.n_heads = std::min(s.heads, s.n_head_kv); p.n_parts = HEADS ? FATTN_DECODE_WARPS/HEADS : std::max(1, s.warps/p.n_heads); p.n_groups = s.n_head_kv/p.n_heads;
     p.n_stages = HEADS || rk + rv < 280 ? 3 : 2;
     p.whole_k = p.n_heads*rk%16 != 0; p.whole_v = p.n_heads*rv%16 != 0;
     p.stride_k = p.n_heads*rk + (p.whole_k ? 0 : 16); p.stride_v = p.n_heads*rv + (p.whole_v ? 0 : 16);
     p.nbq1 = n_head*D*4; p.nbq2 = D*4;
     p.nbk1 = s.n_head_kv*rk; p.nbk2 = rk; p.nbv1 = s.n_head_kv*rv; p.nbv2 = rv; p.nbm1 = n_mask*2; p.seq_m = 1;
-    const int tile = p.n_parts*fattn_decode_steps(rk, rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
+    const int tile = p.n_parts*(HEADS == FATTN_DECODE_BRIEF_HEADS ? 1 : fattn_decode_steps(rk, rv))*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
     const int stage = tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(NT, tile);
-    const int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
+    int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
     const int threads = p.n_heads*p.n_parts*32;
 
     auto * kernel = fattn_decode<D, LK, LV, NT, HEADS>;
-    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem));
+    int most; CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     int per_sm = 0, sms = 0; CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem));
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
     const int tiles = (s.n_kv + tile - 1)/tile;
-    p.cluster  = s.cluster;
+    p.cluster  = s.cluster; p.cluster_log2 = (int) log2f(s.cluster);
     p.n_splits = p.cluster == 8 ? 8 : std::max(p.cluster, std::min(tiles, per_sm*sms/(p.n_groups*columns))/p.cluster*p.cluster);
     const int parts = p.cluster > 1 ? p.n_splits/p.cluster : p.n_splits*p.n_parts;
+    p.few_tiles = (tiles + p.n_splits - 1)/p.n_splits < p.n_stages;
+    if (p.cluster > 1) {
+        p.mailbox = (smem - FATTN_DECODE_HEADER + 15) & ~15;
+        smem = FATTN_DECODE_HEADER + p.mailbox + fattn_decode_mailbox(p.n_heads*std::min(NT*8, s.n_q*s.gqa), p.cluster, p.n_parts, D);
+    }
 
     std::vector<const char *> dk(sets), dv(sets);
     for (int i = 0; i < sets; ++i) { dk[i] = (const char *) upload(hk); dv[i] = (const char *) upload(hv); }
