@@ -14,6 +14,8 @@ _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
 _MEMINFO = Path("/proc/meminfo")
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_RANDOM_NODE = 1 << 40  # what uuid.getnode sets in a number that it made up because no interface has an address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,18 @@ def this_machine() -> Machine:
 
 def host_id() -> str:
     """Return a short hash that tells this machine from another of the same kind, and says nothing else about it."""
+    return hashlib.sha256(f"turbobench {_identity()}".encode()).hexdigest()[:12]
+
+
+def _identity() -> str:
+    """What stays the same on this machine: its id, or its network address, or in a bare container that which lasts until the next boot."""
     for path in _MACHINE_IDS:
         if path.is_file() and (text := path.read_text().strip()):
-            break
-    else:
-        text = f"{platform.node()} {uuid.getnode()}"
-    return hashlib.sha256(f"turbobench {text}".encode()).hexdigest()[:12]
+            return text
+    node = uuid.getnode()
+    if not node & _RANDOM_NODE:
+        return f"{platform.node()} {node}"
+    return f"{platform.node()} {_BOOT_ID.read_text().strip() if _BOOT_ID.is_file() else ''}"
 
 
 def usable_cores() -> int:
