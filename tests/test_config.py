@@ -36,7 +36,7 @@ def test_the_committed_set_covers_what_the_readme_promises() -> None:
     spec = load_sweep("cpu-smollm2")
     assert spec.quality is not None
     assert spec.speed is not None
-    assert (spec.quality.n_ctx, spec.quality.weights) == (2048, "f16")
+    assert (spec.quality.n_ctx, spec.quality.weights) == ((2048,), "f16")
     assert spec.quality.chunks >= 8
     assert len(spec.quality_pairs) == 12
     assert {0, 4096} <= set(spec.speed.depths)
@@ -104,7 +104,7 @@ def test_an_unknown_type_gets_a_suggestion(tmp_path: Path) -> None:
         ("name: x\npairs: [{product: {k: [f16]}}]\nspeed: {}\n", "{product: {k: [types], v: [types]}}"),
         ("name: x\npairs: [4]\nspeed: {}\n", "not 4"),
         ("name: x\npairs: [f16]\nquality: {weights: q8}\n", "'quality.weights' should be 'f16' or 'as-is', not 'q8'"),
-        ("name: x\npairs: [f16]\nquality: {n_ctx: 64}\n", "'quality.n_ctx' should be greater than or equal to 256"),
+        ("name: x\npairs: [f16]\nquality: {n_ctx: 64}\n", "'quality.n_ctx.0' should be greater than or equal to 256"),
         ("name: x\npairs: [f16]\n", "nothing to measure"),
         ("name: x\nspeed: {}\n", "speed has no K/V pairs"),
         ("name: x\ncodec: {types: [f16]}\n", "f16 is not quantized"),

@@ -14,7 +14,7 @@ from turbobench import report, store
 from turbobench.errors import StoreError
 from turbobench.outcome import Failed
 from turbobench.store import CellEnd
-from turbobench.tables import number
+from turbobench.table import number
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -13,11 +13,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from turbobench.errors import ConfigError
-from turbobench.kvtypes import KV_TYPES, KVPair
+from turbobench.kvtypes import FLOATS, KV_TYPES, KVPair
 from turbobench.paths import configs_dir
 
 _NOT_SWEEPS = {"pin", "models", "corpora"}
-_FLOATS = {"f32", "f16", "bf16"}
 _COUNTABLE = 10_000_000  # far beyond any context or sample count; keeps a slipped digit from planning a year of work
 
 
@@ -54,7 +53,7 @@ def _parse_pair(item: object) -> KVPair:
     if isinstance(item, KVPair):
         return item
     if not isinstance(item, str):
-        raise ValueError(f"a pair is written 'turbo4' or 'q8_0/turbo4', not {item!r}")
+        raise ValueError(f"a pair is written turbo4, q8_0/turbo4, turbo4+c/turbo3 or q4_0:unrotated, not {item!r}")
     try:
         return KVPair.parse(item)
     except ConfigError as failure:
@@ -75,7 +74,7 @@ def _known_types(value: object) -> object:
     """Refuse what is not the name of a quantized cache type, or is named twice."""
     names = value if isinstance(value, (list, tuple)) else [value]
     for index, name in enumerate(names):
-        if _parse_pair(name).type_k in _FLOATS:
+        if _parse_pair(name).type_k in FLOATS:
             raise ValueError(f"{name} is not quantized, so it has no quantization error to measure")
         if name in names[:index]:
             raise ValueError(f"the type {name} is listed twice")
@@ -88,9 +87,20 @@ def _distinct(value: object) -> object:
     return value
 
 
+def _one_or_more(value: object) -> object:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 Pairs = Annotated[tuple[KVPair, ...], BeforeValidator(_expand_pairs)]
 Count = Annotated[StrictInt, Field(ge=1, le=_COUNTABLE)]
 Depth = Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)]
+# Fewer than 256: llama-perplexity omits its statistics.
+Windows = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=256, le=_COUNTABLE)], ...],
+    BeforeValidator(_one_or_more),
+    BeforeValidator(_distinct),
+    Field(min_length=1),
+]
 
 
 class SpeedSpec(Strict):
@@ -122,22 +132,55 @@ class SpeedSpec(Strict):
         return self.rounds_at.get(depth, self.rounds)
 
 
-class QualitySpec(Strict):
-    """What llama-perplexity measures: PPL, and KLD against f16 K/V, over `chunks` windows of `n_ctx` tokens.
+class QualityPart(Strict):
+    """A smaller measurement beside the main one, of `chunks` windows; None takes the main one's pairs, first n_ctx."""
 
-    `weights` f16 expands the model first: with quantized weights the CPU's activation rounding hides small errors.
-    `floor` also measures f16 against its own 16-bit log-probs. `n_ubatch` 1 or 2 goes through the decode kernels.
+    n_ctx: Windows | None = None
+    chunks: Count = 1
+    pairs: Pairs | None = None
+
+
+class QualitySpec(Strict):
+    """What llama-perplexity measures: PPL, and KLD against f16 K/V, over `chunks` windows of each of `n_ctx` tokens.
+
+    `chunks_at` gives single lengths a number of their own. `weights` f16 expands the model first: with quantized
+    weights the CPU's activation rounding hides small errors. `decode` measures again one token at a time, through the
+    decode kernels, which the prompt's path never runs; `as_given` with the weights as they are in the file.
+    `floor` also measures what harmless changes show: f32 K/V, and f16 K/V in other batches.
     """
 
-    n_ctx: Annotated[StrictInt, Field(ge=256, le=_COUNTABLE)] = 2048  # fewer: llama-perplexity omits its statistics
+    n_ctx: Windows = (2048,)
     chunks: Count = 8
+    chunks_at: dict[int, Count] = Field(default_factory=dict)
     corpus: str | None = None
     weights: Literal["f16", "as-is"] = "f16"
     floor: bool = True
     keep_base: bool = False
-    n_ubatch: Count = 512
     threads: Count | None = None
     pairs: Pairs | None = None
+    decode: QualityPart | None = None
+    as_given: QualityPart | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if stray := set(self.chunks_at) - set(self.n_ctx):
+            raise ValueError(f"chunks_at names n_ctx {min(stray)}, which is not measured")
+        if self.as_given is not None and self.weights == "as-is":
+            raise ValueError("as_given repeats what weights: as-is measures already")
+        if self.decode is None:
+            return self
+        for n_ctx in self.windows_of(self.decode):
+            if n_ctx not in self.n_ctx:
+                raise ValueError(f"decode names n_ctx {n_ctx}, and there is no prefill of it to compare with")
+            if self.decode.chunks > self.chunks_of(n_ctx):
+                raise ValueError(f"decode asks for more chunks of {n_ctx} than prefill, which it is compared with")
+        return self
+
+    def chunks_of(self, n_ctx: int) -> int:
+        return self.chunks_at.get(n_ctx, self.chunks)
+
+    def windows_of(self, part: QualityPart) -> tuple[int, ...]:
+        return self.n_ctx[:1] if part.n_ctx is None else part.n_ctx
 
 
 class CodecSpec(Strict):
@@ -146,17 +189,21 @@ class CodecSpec(Strict):
     blocks: Count = 65536
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     types: Annotated[tuple[str, ...], BeforeValidator(_known_types), Field(min_length=1)] = tuple(
-        name for name in KV_TYPES if name not in _FLOATS
+        name for name in KV_TYPES if name not in FLOATS
     )
 
 
 class SweepSpec(Strict):
-    """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones."""
+    """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones.
+
+    `kv_center` is the file of K's means that pairs with `+c` use.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     pairs: Pairs = ()
     model: str | None = None
+    kv_center: str | None = None
     speed: SpeedSpec | None = None
     quality: QualitySpec | None = None
     codec: CodecSpec | None = None
@@ -168,6 +215,10 @@ class SweepSpec(Strict):
         for section, part in (("speed", self.speed), ("quality", self.quality)):
             if part is not None and not (self.pairs if part.pairs is None else part.pairs):
                 raise ValueError(f"{section} has no K/V pairs: list them under 'pairs'")
+        decode = self.quality.decode if self.quality is not None else None
+        stray = [pair for pair in (decode.pairs or () if decode else ()) if pair not in self.quality_pairs]
+        if stray:
+            raise ValueError(f"decode names {stray[0].short}, and there is no prefill of it to compare with")
         return self
 
     @property
@@ -177,6 +228,15 @@ class SweepSpec(Strict):
     @property
     def quality_pairs(self) -> tuple[KVPair, ...]:
         return self.pairs if self.quality is None or self.quality.pairs is None else self.quality.pairs
+
+    @property
+    def centered(self) -> tuple[KVPair, ...]:
+        """The pairs that need `kv_center`; those of `quality.decode` are among quality's."""
+        used = [*(self.speed_pairs if self.speed else ())]
+        if self.quality is not None:
+            given = self.quality.as_given
+            used += [*self.quality_pairs, *((given.pairs or ()) if given is not None else ())]
+        return tuple(pair for pair in used if pair.center)
 
 
 def load_sweep(ref: str | Path) -> SweepSpec:

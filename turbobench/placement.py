@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from turbobench.kvtypes import KVPair
+from turbobench.kvtypes import FLOATS, KVPair
 
 Placement = Literal["verified", "fallback", "unverified"]
 
-_FLOATS = frozenset({"f32", "f16", "bf16"})
 _ROTATION_WIDTH = 64  # llama-kv-cache.cpp rotates heads that are a multiple of this
 _CONTEXT = "constructing llama_context"
 _SIZE = re.compile(
@@ -103,7 +102,7 @@ def judge(observed: Observed | None, pair: KVPair, *, backend: str, head_dims: t
 
 def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
     """Return what ran otherwise than asked, or nothing."""
-    if (observed.type_k, observed.type_v) != (pair.type_k, pair.type_v):
+    if (observed.type_k, observed.type_v) != pair.types:
         return f"the cache was {observed.type_k}/{observed.type_v}"
     if not observed.flash_attn:
         return "flash attention was off"
@@ -150,8 +149,8 @@ def _doubt(observed: Observed, pair: KVPair, backend: str, head_dims: tuple[int,
     """Return what could not be proven, or nothing."""
     rotated = (observed.attn_rot_k, observed.attn_rot_v)
     expected = tuple(
-        name not in _FLOATS and head_dim % _ROTATION_WIDTH == 0
-        for name, head_dim in zip((pair.type_k, pair.type_v), head_dims, strict=True)
+        name not in FLOATS and head_dim % _ROTATION_WIDTH == 0 and not pair.unrotated
+        for name, head_dim in zip(pair.types, head_dims, strict=True)
     )
     if rotated != expected:
         return f"attn_rot_k/v was {rotated}, expected {expected}"

@@ -13,7 +13,8 @@ from turbobench import backends, console
 from turbobench.build import Build, build, find_build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
-from turbobench.errors import ModelError, ToolchainError
+from turbobench.errors import ConfigError, ModelError, ToolchainError
+from turbobench.hashing import cached_sha256
 from turbobench.machine import this_machine
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
 from turbobench.models import resolve_model
@@ -21,7 +22,7 @@ from turbobench.paths import cache_dir
 from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.stack import PatchedTree, apply
-from turbobench.sweep import Prepared
+from turbobench.sweep import KVCenter, Prepared
 from turbobench.weights import expand_to_f16
 
 Value = TypeVar("Value")
@@ -35,27 +36,30 @@ class Request:
     model: str | None = None
     backend: str = "cpu"
     source: str | None = None
+    kv_center: str | None = None
 
 
 def prepare(request: Request) -> Prepared:
     """Run the stages in the order in which they fail fastest; raises the error of the stage that fails."""
     spec = request.spec
     _check_device(request.backend)
+    kv_center = _kv_center(request)
     model, corpus = inputs(request)
     made = _build(patched_tree(request), request.backend)
-    quality_model = model.path
+    quality_models = {"as-is": model.path}
     if spec.quality is not None and spec.quality.weights == "f16":
-        quality_model = _stage(
+        quality_models["f16"] = _stage(
             "f16 weights", lambda: expand_to_f16(model, made.program("llama-quantize")), lambda path: path
         )
     return Prepared(
         spec=spec,
         build=made,
         model=model,
-        quality_model=quality_model,
+        quality_models=quality_models,
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
+        kv_center=kv_center,
     )
 
 
@@ -75,11 +79,26 @@ def preview(request: Request) -> Prepared:
         spec=request.spec,
         build=found,
         model=model,
-        quality_model=model.path,
+        quality_models={"as-is": model.path, "f16": model.path},
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
+        kv_center=_kv_center(request),
     )
+
+
+def _kv_center(request: Request) -> KVCenter | None:
+    """Return the file of K's means, if a pair of the sweep uses one; raises ConfigError if it is not there."""
+    if not request.spec.centered:
+        return None
+    pair, given = request.spec.centered[0].short, request.kv_center or request.spec.kv_center
+    hint = "make one with 'turbobench calibrate', and give it with --kv-center or as kv_center: in the sweep"
+    if given is None:
+        raise ConfigError(f"{pair} needs a file of K's means", hint)
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path} of K's means, which {pair} needs", hint)
+    return KVCenter(path=path.resolve(), sha256=cached_sha256(path))
 
 
 def _check_device(backend: str) -> None:
@@ -105,7 +124,8 @@ def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
         )
     wanted = spec.quality
     corpus = _stage("text", lambda: resolve_corpus(wanted.corpus), lambda found: found.path)
-    check_long_enough(corpus, n_ctx=wanted.n_ctx, chunks=wanted.chunks)
+    for n_ctx in wanted.n_ctx:
+        check_long_enough(corpus, n_ctx=n_ctx, chunks=wanted.chunks_of(n_ctx))
     return facts, corpus
 
 

@@ -16,13 +16,18 @@ from turbobench.programs.perplexity import chunk_of
 
 
 def label(job: Job) -> str:
-    """Name a job for people, and for --only: `speed q8_0/turbo4 d4096 r0`, `quality turbo4/turbo4`, `nmse turbo4`."""
+    """Name a job for people and for --only: `speed q8_0/turbo4 d4096 r0`, `quality turbo4/turbo4 c2048`, `nmse turbo4`.
+
+    A quality job's path and weights are named where they are not the common ones: `… c2048 decode`, `… c2048 as-is`.
+    """
     cell = job.cells[0]
     match cell.kind:
         case "speed":
             return f"speed {cell.pair} d{cell.n_depth} r{job.round}"
         case "quality" | "floor":
-            return f"{cell.kind} {cell.pair}"
+            path = " decode" if cell.path == "decode" else ""
+            weights = " as-is" if cell.params["weights"] == "as-is" else ""
+            return f"{cell.kind} {cell.pair} c{cell.n_ctx}{path}{weights}"
         case "nmse":
             return f"nmse {cell.pair.type_k}"
         case _:
