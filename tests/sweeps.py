@@ -178,6 +178,8 @@ class Replay:
         stdout = stdout.replace(f'"type_k": "{type_k}"', f'"type_k": "{at["-ctk"]}"')
         stdout = stdout.replace(f'"type_v": "{type_v}"', f'"type_v": "{at["-ctv"]}"')
         stderr = stderr.replace(f"K ({type_k})", f"K ({at['-ctk']})").replace(f"V ({type_v})", f"V ({at['-ctv']})")
+        if at.get("-fa") == "off":
+            stderr = stderr.replace("flash_attn            = enabled", "flash_attn            = disabled")
         for side in ("k", "v"):
             value = 0 if at[f"-ct{side}"] in FLOATS else 1
             stderr = stderr.replace(f"attn_rot_{side} = {1 - value}", f"attn_rot_{side} = {value}")

@@ -86,7 +86,7 @@ def test_the_base_is_made_even_if_f16_is_not_asked_for() -> None:
 def test_the_floor_is_what_harmless_changes_show() -> None:
     jobs = _plan(_quality(PAIRS[:1]))
     floors = [cell for job in jobs for cell in job.cells if cell.kind == "floor"]
-    assert [(str(cell.pair), cell.params["n_ubatch"]) for cell in floors] == [("f16/f16", 256), ("f32/f32", 512)]
+    assert [(str(cell.pair), cell.params["n_ubatch"]) for cell in floors] == [("f16/f16", 32), ("f32/f32", 512)]
 
 
 def test_the_floor_of_quantized_weights_also_shows_their_activation_rounding() -> None:

@@ -83,7 +83,7 @@ def test_the_set_gets_its_report_and_its_csv(folder: Path) -> None:
     assert report.write(made, folder).read_text(encoding="utf-8") == report.markdown(made)
     lines = (folder / "tidy.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("set,cell_id,build_id,")
-    assert len(lines) == 1 + 6 + 1 + 2 + 1
+    assert len(lines) == 1 + 6 + 1 + 2 * (1 + 2) + 1
 
 
 def test_a_narrow_terminal_gets_the_quality_table_without_its_errors(folder: Path) -> None:

@@ -16,7 +16,7 @@ F16 = KVPair("f16", "f16")
 NEARLY_F16 = KVPair("f16", "q8_0")
 F32 = KVPair("f32", "f32")
 PREFILL_UBATCH = 512
-_OTHER_UBATCH = 256  # changes what is computed together, and nothing else
+_OTHER_UBATCH = 32  # few enough queries at once for another attention kernel, and for other shapes of every product
 _DECODE_UBATCH = 1
 
 
@@ -36,9 +36,9 @@ class Cell:
     speed    tg16   any     tokens   -              decode       threads, repetitions
     quality  ppl    f16     -        yes            prefill      threads, n_ubatch, weights; writes the base log-probs
     quality  kld    others  -        yes            both         the same; PPL and KLD against that base
-    floor    kld    f16,    -        yes            both         the same; what harmless changes show against that base
-                    f32                                          (other batches, K/V not rounded, the decode kernels).
-                                                                 With weights as-is also f16/q8_0.
+    floor    kld    f16,    -        yes            both         the same; what harmless changes show against that base:
+                    f32                                          other batches, f32 K/V, the decode kernels; flash_attn
+                                                                 off for f32. With weights as-is also f16/q8_0.
     nmse     nmse   t/t     -        -              -            blocks, seed; model and corpus sha256 are None
 
     `model_sha256` is that of the file the user named also where the weights are expanded (`params["weights"]`).
@@ -168,8 +168,8 @@ def _quality_jobs(
 ) -> Iterator[Job]:
     n_ubatch = _DECODE_UBATCH if window.path == "decode" else PREFILL_UBATCH
 
-    def job(kind: Literal["quality", "floor"], test: str, pair: KVPair, n_ubatch: int = n_ubatch) -> Job:
-        params = {**threads, "n_ubatch": n_ubatch, "weights": window.weights, **_center(pair, kv_center)}
+    def job(kind: Literal["quality", "floor"], test: str, pair: KVPair, **changed: int | str) -> Job:
+        params = {**threads, "n_ubatch": n_ubatch, "weights": window.weights, **_center(pair, kv_center), **changed}
         cell = Cell(
             kind=kind,
             test=test,
@@ -187,9 +187,10 @@ def _quality_jobs(
     if window.path == "prefill":
         yield job("quality", "ppl", F16)
     if window.floor:
-        yield job("floor", "kld", F16, _OTHER_UBATCH if window.path == "prefill" else n_ubatch)
+        yield job("floor", "kld", F16, **({"n_ubatch": _OTHER_UBATCH} if window.path == "prefill" else {}))
         if window.path == "prefill":
-            yield job("floor", "kld", F32)
+            # Flash attention casts f32 K and V to f16 first (build_attn_mha in llama-graph.cpp): the same to the bit.
+            yield job("floor", "kld", F32, flash_attn="off")
         if window.weights == "as-is":
             yield job("floor", "kld", NEARLY_F16)
     for pair in window.pairs:

@@ -85,27 +85,31 @@ def observe(lines: Iterable[str]) -> list[Observed]:
     return [found for context in contexts if (found := _observe_context("\n".join(context))) is not None]
 
 
-def judge(observed: Observed | None, pair: KVPair, *, backend: str, head_dims: tuple[int, int]) -> Verdict:
+def judge(
+    observed: Observed | None, pair: KVPair, *, backend: str, head_dims: tuple[int, int], flash_attn: bool = True
+) -> Verdict:
     """Compare what ran with what was asked; `head_dims` are the model's K and V head sizes.
 
-    A cache of another type, on another device or without flash attention is a `fallback`; a fact that cannot be proven
-    leaves it `unverified`.
+    A cache of another type or on another device, or flash attention other than asked, is a `fallback`; a fact that
+    cannot be proven leaves it `unverified`.
     """
     if observed is None:
         return Verdict(placement="unverified", reason="the log shows no K/V cache")
-    fallback = _fallback(observed, pair, backend)
+    fallback = _other_attention(observed, flash_attn) or _fallback(observed, pair, backend)
     if fallback:
         return Verdict(placement="fallback", reason=fallback)
     doubt = _doubt(observed, pair, backend, head_dims)
     return Verdict(placement="unverified" if doubt else "verified", reason=doubt)
 
 
+def _other_attention(observed: Observed, asked: bool) -> str:
+    return "" if observed.flash_attn == asked else f"flash attention was {'on' if observed.flash_attn else 'off'}"
+
+
 def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
     """Return what ran otherwise than asked, or nothing."""
     if (observed.type_k, observed.type_v) != pair.types:
         return f"the cache was {observed.type_k}/{observed.type_v}"
-    if not observed.flash_attn:
-        return "flash attention was off"
     if backend != "cpu":
         return _left_device(observed, backend)
     # With only the CPU device in the build there is nothing to fall back to, and the graph is one split.

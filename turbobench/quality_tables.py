@@ -110,6 +110,8 @@ def _change(row: Row) -> str:
     """Say what else than the type is different in a floor."""
     if row["path"] == "decode":
         return " through the decode kernels"
+    if pair_name(row) == "f32":
+        return " without flash attention"
     return f" in batches of {row['n_ubatch']}" if pair_name(row) == "f16" and row.get("n_ubatch") != 512 else ""
 
 

@@ -223,7 +223,9 @@ def _measured(
     device_mib_peak: float | None = None,
 ) -> Measured:
     head_dims = (ctx.model.head_dim_k, ctx.model.head_dim_v)
-    verdict = placement.judge(observed, cell.pair, backend=ctx.backend, head_dims=head_dims)
+    verdict = placement.judge(
+        observed, cell.pair, backend=ctx.backend, head_dims=head_dims, flash_attn=_flash_attn(cell)
+    )
     return Measured(measurement=measurement, observed=observed, verdict=verdict, device_mib_peak=device_mib_peak)
 
 
@@ -245,7 +247,12 @@ def _ppl_request(cell: Cell, ctx: RunContext) -> PplRequest:
         n_ubatch=int(cell.params["n_ubatch"]),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
         kv_center=ctx.kv_center,
+        flash_attn=_flash_attn(cell),
     )
+
+
+def _flash_attn(cell: Cell) -> bool:
+    return cell.params.get("flash_attn") != "off"
 
 
 def _threads(cell: Cell) -> int | None:

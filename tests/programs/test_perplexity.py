@@ -77,7 +77,8 @@ def test_a_base_file_has_the_predicted_size() -> None:
 
 def test_the_decode_path_is_one_token_a_batch() -> None:
     decode = PplRequest(pair=KVPair("f16", "f16"), n_ctx=512, chunks=2, n_threads=2, n_ubatch=1)
-    assert "-b 512 -ub 1" in " ".join(perplexity.argv_kld(Path("p"), Path("m"), Path("b"), decode))
+    argv = perplexity.argv_kld(Path("p"), Path("m"), Path("b"), decode, tokens=Path("t"))
+    assert "-b 512 -ub 1" in " ".join(argv)
     assert "-b 512 -ub 512" in " ".join(perplexity.argv_base(Path("p"), Path("m"), Path("t"), Path("b"), REQUEST))
 
 
