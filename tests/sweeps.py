@@ -120,11 +120,12 @@ def write_base(path: Path, *, n_vocab: int, n_ctx: int, chunks: int, first_token
 class Replay:
     """An executor that answers each command with captured output of the real program; `crash` makes it die instead.
 
-    `environments` are the variables that each command was given.
+    `environments` are the variables that each command was given; without `centers` it ignores --kv-center.
     """
 
     n_vocab: int = 0
     crash: Callable[[str], bool] = lambda _: False
+    centers: bool = True
     commands: list[str] = field(default_factory=list)
     environments: list[Mapping[str, str]] = field(default_factory=list)
 
@@ -136,8 +137,12 @@ class Replay:
         if self.crash(text):
             return self._completed(argv, "", -signal.SIGSEGV, ("llama-bench: fatal error",))
         stdout, stderr = self._output(argv)
-        if "LLAMA_ATTN_ROT_DISABLE" in (command.env or {}) and command.env["LLAMA_ATTN_ROT_DISABLE"] == "1":
+        if self.environments[-1].get("LLAMA_ATTN_ROT_DISABLE") == "1":
             stderr = stderr.replace("attn_rot_k = 1", "attn_rot_k = 0").replace("attn_rot_v = 1", "attn_rot_v = 0")
+        if "--kv-center" in argv and self.centers:
+            stderr += (
+                "llama_kv_center_init: K of 30 layers is centred by means.gguf, measured at positions up to 8192\n"
+            )
         for line in (stderr + stdout).splitlines():
             if on_line is not None:
                 on_line(line)

@@ -196,7 +196,7 @@ class CodecSpec(Strict):
 class SweepSpec(Strict):
     """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones.
 
-    `kv_center` is the file of K's means that pairs with `+c` use.
+    `kv_center` is the file of K's means that pairs with `+c` use, None the one that `calibrate` wrote beside the model.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

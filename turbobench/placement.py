@@ -24,10 +24,11 @@ _FLASH = re.compile(r"llama_context: flash_attn\s+= (\w+)")
 _SPLITS = re.compile(r"sched_reserve: graph[^:]*: nodes = [^,]+, splits = (\d+)(?: / (\d+))?")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _DEVICE = re.compile(r"^\s*Device \d+: (.+), VMM: ", re.MULTILINE)
+_CENTERED = re.compile(r": K of \d+ layers is centred by ")
 _CONVERTED = "no FlashAttention vector kernel compiled"
 _FACT = re.compile(
     r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |"
-    + "|".join((_CONTEXT, _CONVERTED))
+    + "|".join((_CONTEXT, _CONVERTED, _CENTERED.pattern))
 )
 # What ggml calls the buffers of a backend's devices, before their number.
 _BUFFERS = {"cuda": "CUDA", "hip": "ROCm"}
@@ -39,7 +40,8 @@ class Observed:
 
     `n_splits` are those of the graph with most of them: the scheduler splits a graph wherever the device changes.
     `offloaded` is (layers on the GPU, all layers), None where llama.cpp knows no GPU; `devices` are as the backend
-    names them; `converted` is whether CUDA's vector attention had no kernel for the pair and made f16 copies.
+    names them; `converted` is whether CUDA's vector attention had no kernel for the pair and made f16 copies;
+    `centered` whether a mean was subtracted from K.
     """
 
     type_k: str
@@ -55,6 +57,7 @@ class Observed:
     offloaded: tuple[int, int] | None = None
     devices: tuple[str, ...] = ()
     converted: bool = False
+    centered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,8 @@ def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
     """Return what ran otherwise than asked, or nothing."""
     if (observed.type_k, observed.type_v) != pair.types:
         return f"the cache was {observed.type_k}/{observed.type_v}"
+    if observed.centered != pair.center:
+        return "K was centred" if observed.centered else "K was not centred"
     if backend != "cpu":
         return _left_device(observed, backend)
     # With only the CPU device in the build there is nothing to fall back to, and the graph is one split.
@@ -186,4 +191,5 @@ def _observe_context(text: str) -> Observed | None:
         offloaded=(int(offloaded[1]), int(offloaded[2])) if offloaded else None,
         devices=tuple(_DEVICE.findall(text)),
         converted=_CONVERTED in text,
+        centered=_CENTERED.search(text) is not None,
     )

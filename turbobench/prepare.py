@@ -43,8 +43,8 @@ def prepare(request: Request) -> Prepared:
     """Run the stages in the order in which they fail fastest; raises the error of the stage that fails."""
     spec = request.spec
     _check_device(request.backend)
-    kv_center = _kv_center(request)
     model, corpus = inputs(request)
+    kv_center = _kv_center(request, model)
     made = _build(patched_tree(request), request.backend)
     quality_models = {"as-is": model.path}
     if spec.quality is not None and spec.quality.weights == "f16":
@@ -83,21 +83,25 @@ def preview(request: Request) -> Prepared:
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
-        kv_center=_kv_center(request),
+        kv_center=_kv_center(request, model),
     )
 
 
-def _kv_center(request: Request) -> KVCenter | None:
-    """Return the file of K's means, if a pair of the sweep uses one; raises ConfigError if it is not there."""
+def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
+    """Return the file of K's means, if a pair of the sweep uses one: the one named, else the one beside the model.
+
+    Raises ConfigError if it is not there.
+    """
     if not request.spec.centered:
         return None
-    pair, given = request.spec.centered[0].short, request.kv_center or request.spec.kv_center
-    hint = "make one with 'turbobench calibrate', and give it with --kv-center or as kv_center: in the sweep"
-    if given is None:
-        raise ConfigError(f"{pair} needs a file of K's means", hint)
-    path = Path(given).expanduser()
+    given = request.kv_center or request.spec.kv_center
+    # Where 'turbobench calibrate' writes it.
+    path = Path(given).expanduser() if given else model.path.with_name(f"{model.path.stem}.kv-center.gguf")
     if not path.is_file():
-        raise ConfigError(f"there is no file {path} of K's means, which {pair} needs", hint)
+        raise ConfigError(
+            f"{request.spec.centered[0].short} needs a file of K's means, and there is no {path}",
+            "make it with 'turbobench calibrate', or give another with --kv-center or as kv_center: in the sweep",
+        )
     return KVCenter(path=path.resolve(), sha256=cached_sha256(path))
 
 
