@@ -14,6 +14,7 @@ from turbobench.paths import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+    from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
 _SIZE_IN = (9.0, 6.0)
@@ -32,7 +33,7 @@ _KINDS = (
 _PLACES = tuple(
     (dx, dy)
     for distance in (7, 14, 22, 32, 44)
-    for dx, dy in ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1.2), (0, -1.2))
+    for dx, dy in ((1, 1.1), (1, -1.1), (-1, 1.1), (-1, -1.1), (0, 1.5), (0, -1.5))
     for dx, dy in ((dx * distance, dy * distance),)
 )
 
@@ -43,7 +44,15 @@ def available() -> bool:
 
 
 def write_pareto(placed: Sequence[Placed], target: Path, *, title: str) -> None:
-    """Draw the points of one setting into a PNG file, whole or not at all; needs one with a KLD above 0."""
+    """Draw the points of one setting into a PNG file, whole or not at all."""
+    figure = draw_pareto(placed, title=title)
+    with atomic_path(target) as temporary:
+        # Nothing of the day or the version, so that the same figures give the same file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_pareto(placed: Sequence[Placed], *, title: str) -> Figure:
+    """Return the figure of one setting; it needs a point with a KLD above 0, since both axes are logarithmic."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
@@ -56,9 +65,7 @@ def write_pareto(placed: Sequence[Placed], target: Path, *, title: str) -> None:
     _dress(axes, shown, title)
     canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     _labels(axes, shown, canvas)
-    with atomic_path(target) as temporary:
-        # Nothing of the day or the version, so that the same figures give the same file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return figure
 
 
 def _kind(name: str) -> int:
@@ -148,6 +155,8 @@ def _label(axes: Axes, place: Placed, taken: Sequence[Bbox], renderer: RendererA
             fontweight="bold" if place.on_front else "normal",
             arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.5} if abs(dx) + abs(dy) > 20 else None,
         )
+        label.set_in_layout(False)
+        label.update_positions(renderer)
         box = Text.get_window_extent(label, renderer)  # without its line
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
         if (inside and not any(box.overlaps(other) for other in taken)) or (dx, dy) == _PLACES[-1]:

@@ -47,7 +47,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A byte-Pareto figure to be drawn: its file in `figures/`, its title, and its points."""
+    """A byte-Pareto figure to be drawn: its file in `figures/`, its points, and the title of the table it goes with."""
 
     file: str
     title: str

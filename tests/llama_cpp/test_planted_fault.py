@@ -77,7 +77,7 @@ def _executor(build: Build) -> Callable[..., proc.Completed]:
 def test_a_fault_of_the_decode_kernel_alone_fails_the_gate_and_the_command(faulty: Prepared, tmp_path: Path) -> None:
     end = run_sweep(faulty, tmp_path, executor=_executor(faulty.build))
     assert end.failed == ()
-    with pytest.raises(QualityGateError, match="turbo4 at 256 tokens has KLD .* through the decode kernels"):
+    with pytest.raises(QualityGateError, match=r"turbo4 at 256 tokens has KLD .* through the decode kernels"):
         finish(end)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "**DIFFERS**" in text
