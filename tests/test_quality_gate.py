@@ -22,11 +22,11 @@ def both_paths(decode: float, *, floor: float | None = None) -> list[tidy.Row]:
     return rows(kld_end("turbo4", kld=0.001, chunks=2), kld_end("turbo4", path="decode", kld=decode, chunks=1), *floors)
 
 
-ALLOWED = 2 * math.hypot(0.00004, 0.000055)  # of the prefill chunk, and of the capture's final block
+ALLOWED = 3 * math.hypot(0.00004, 0.000055)  # of the prefill chunk, and of the capture's final block
 
 
 @pytest.mark.parametrize(("off", "agrees"), [(0.0, True), (0.9, True), (-0.9, True), (1.1, False), (-1.1, False)])
-def test_decode_equals_prefill_within_two_standard_errors(off: float, agrees: bool) -> None:
+def test_decode_equals_prefill_within_three_standard_errors(off: float, agrees: bool) -> None:
     (compared,) = compare_paths(both_paths(0.0015 + off * ALLOWED))
     assert compared.prefill == pytest.approx(0.0015)
     assert compared.allowed == pytest.approx(ALLOWED)
@@ -44,7 +44,7 @@ def test_a_fault_that_f16_shares_does_not_excuse_the_others() -> None:
 
 
 def test_a_floor_below_zero_takes_nothing_away() -> None:
-    assert allowed_difference(0.001, 0.0, -0.5) == 0.002
+    assert allowed_difference(0.001, 0.0, -0.5) == 0.003
 
 
 def test_half_of_v_as_zeros_on_the_decode_path_is_a_fault_that_names_the_pair_and_both_figures() -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import FLOATS, KV_TYPES, KVPair
+from turbobench.niah import MAX_KEYS
 from turbobench.paths import configs_dir
 
 _NOT_SWEEPS = {"pin", "models", "corpora"}
@@ -183,6 +184,27 @@ class QualitySpec(Strict):
         return self.n_ctx[:1] if part.n_ctx is None else part.n_ctx
 
 
+class NiahSpec(Strict):
+    """Needle in a haystack through llama-server: prompts of `n_ctx` tokens, a fact at each of `positions` in each.
+
+    `keys` are how many facts of the same form a prompt has, of which one is asked for; each with `seeds` texts and
+    facts. Every pair gets the same prompts as f16, which is always asked too.
+    """
+
+    n_ctx: Windows = (2048,)
+    positions: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_distinct), Field(min_length=1)
+    ] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    keys: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=1, le=MAX_KEYS)], ...], BeforeValidator(_distinct), Field(min_length=1)
+    ] = (1, 4)
+    seeds: Count = 4
+    corpus: str | None = None
+    weights: Literal["f16", "as-is"] = "f16"
+    threads: Count | None = None
+    pairs: Pairs | None = None
+
+
 class CodecSpec(Strict):
     """Quantization error of the codecs alone, on `blocks` blocks of 64 Gaussian values."""
 
@@ -206,13 +228,16 @@ class SweepSpec(Strict):
     kv_center: str | None = None
     speed: SpeedSpec | None = None
     quality: QualitySpec | None = None
+    niah: NiahSpec | None = None
     codec: CodecSpec | None = None
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
-        if self.speed is None and self.quality is None and self.codec is None:
-            raise ValueError("nothing to measure: give at least one of speed, quality, codec")
-        for section, part in (("speed", self.speed), ("quality", self.quality)):
+        if self.speed is None and self.quality is None and self.niah is None and self.codec is None:
+            raise ValueError("nothing to measure: give at least one of speed, quality, niah, codec")
+        if self.quality and self.niah and self.quality.corpus != self.niah.corpus:
+            raise ValueError("quality and niah name different texts; use one, or two sweeps")
+        for section, part in (("speed", self.speed), ("quality", self.quality), ("niah", self.niah)):
             if part is not None and not (self.pairs if part.pairs is None else part.pairs):
                 raise ValueError(f"{section} has no K/V pairs: list them under 'pairs'")
         decode = self.quality.decode if self.quality is not None else None
@@ -230,9 +255,13 @@ class SweepSpec(Strict):
         return self.pairs if self.quality is None or self.quality.pairs is None else self.quality.pairs
 
     @property
+    def niah_pairs(self) -> tuple[KVPair, ...]:
+        return self.pairs if self.niah is None or self.niah.pairs is None else self.niah.pairs
+
+    @property
     def centered(self) -> tuple[KVPair, ...]:
         """The pairs that need `kv_center`; those of `quality.decode` are among quality's."""
-        used = [*(self.speed_pairs if self.speed else ())]
+        used = [*(self.speed_pairs if self.speed else ()), *(self.niah_pairs if self.niah else ())]
         if self.quality is not None:
             given = self.quality.as_given
             used += [*self.quality_pairs, *((given.pairs or ()) if given is not None else ())]

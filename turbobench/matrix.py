@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from turbobench.config import CodecSpec, QualityPart, QualitySpec, SpeedSpec, SweepSpec
+from turbobench.config import CodecSpec, NiahSpec, QualityPart, QualitySpec, SpeedSpec, SweepSpec
 from turbobench.kvtypes import KVPair
 
 F16 = KVPair("f16", "f16")
@@ -39,6 +39,7 @@ class Cell:
     floor    kld    f16,    -        yes            both         the same; what harmless changes show against that base:
                     f32                                          other batches, f32 K/V, the decode kernels; flash_attn
                                                                  off for f32. With weights as-is also f16/q8_0.
+    niah     niah   any     -        n_ctx          -            threads, weights, keys, positions, seeds
     nmse     nmse   t/t     -        -              -            blocks, seed; model and corpus sha256 are None
 
     `model_sha256` is that of the file the user named also where the weights are expanded (`params["weights"]`).
@@ -46,7 +47,7 @@ class Cell:
     of a centred pair.
     """
 
-    kind: Literal["speed", "quality", "floor", "nmse"]
+    kind: Literal["speed", "quality", "floor", "niah", "nmse"]
     pair: KVPair
     test: str
     build_id: str
@@ -94,7 +95,7 @@ def plan(
     device: str,
     kv_center: str | None = None,
 ) -> list[Job]:
-    """Return the jobs of a sweep in the order to run them: codec, then quality, then speed (the machine is warm then).
+    """Return the jobs of a sweep in the order to run them: codec, quality, needles, then speed (the machine is warm).
 
     Speed rounds interleave the pairs and every second round takes them in reverse, so that a linear drift cancels.
     `kv_center` is the sha256 of the file that centred pairs use.
@@ -108,6 +109,9 @@ def plan(
         shared = _threads(spec.quality.threads)
         for window in _windows(spec.quality, spec.quality_pairs):
             jobs += _quality_jobs(window, at, shared, kv_center)
+    if spec.niah is not None:
+        at = {**common, "corpus_sha256": corpus_sha256}
+        jobs += _niah_jobs(spec.niah, spec.niah_pairs, at, kv_center)
     if spec.speed is not None:
         shared = _threads(spec.speed.threads)
         jobs += _speed_jobs(spec.speed, spec.speed_pairs, common, shared, kv_center)
@@ -196,6 +200,23 @@ def _quality_jobs(
     for pair in window.pairs:
         if pair != F16:
             yield job("quality", "kld", pair)
+
+
+def _niah_jobs(
+    spec: NiahSpec, pairs: tuple[KVPair, ...], common: Mapping[str, Any], kv_center: str | None
+) -> Iterator[Job]:
+    shared = {
+        **_threads(spec.threads),
+        "weights": spec.weights,
+        "positions": " ".join(f"{position:g}" for position in spec.positions),
+        "seeds": spec.seeds,
+    }
+    for n_ctx in spec.n_ctx:
+        for keys in spec.keys:
+            for pair in dict.fromkeys((F16, *pairs)):
+                params = {**shared, "keys": keys, **_center(pair, kv_center)}
+                cell = Cell(kind="niah", test="niah", pair=pair, n_ctx=n_ctx, params=params, **common)
+                yield Job(cells=(cell,), round=0)
 
 
 def _speed_jobs(

@@ -42,7 +42,14 @@ class Divergence:
     tokens: TokenKld
 
 
-Measurement = Speed | Perplexity | Divergence | Nmse
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needles:
+    """Whether each needle was found, by the id of its trial."""
+
+    trials: dict[str, bool]
+
+
+Measurement = Speed | Perplexity | Divergence | Needles | Nmse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

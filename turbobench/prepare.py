@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from turbobench import backends, console
-from turbobench.build import Build, build, find_build
+from turbobench.build import DEFAULT_TARGETS, MORE_TARGETS, Build, build, find_build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
 from turbobench.errors import ConfigError, ModelError, ToolchainError
@@ -45,9 +45,10 @@ def prepare(request: Request) -> Prepared:
     _check_device(request.backend)
     model, corpus = inputs(request)
     kv_center = _kv_center(request, model)
-    made = _build(patched_tree(request), request.backend)
+    targets = DEFAULT_TARGETS + (MORE_TARGETS["server"] if spec.niah is not None else ())
+    made = _build(patched_tree(request), request.backend, targets)
     quality_models = {"as-is": model.path}
-    if spec.quality is not None and spec.quality.weights == "f16":
+    if "f16" in {part.weights for part in (spec.quality, spec.niah) if part is not None}:
         quality_models["f16"] = _stage(
             "f16 weights", lambda: expand_to_f16(model, made.program("llama-quantize")), lambda path: path
         )
@@ -119,17 +120,20 @@ def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
     spec = request.spec
     ref = request.model if request.model is not None else spec.model
     facts = _stage("model", lambda: read_facts(resolve_model(ref)), lambda found: found.path)
-    if spec.quality is None:
+    reader = spec.quality or spec.niah
+    if reader is None:
         return facts, None
     if facts.random_weights:
         raise ModelError(
             f"{facts.path.name} has {RANDOM_WEIGHTS}: perplexity and KL divergence would mean nothing",
-            "remove 'quality' from the sweep, or give a real model with -m",
+            "remove 'quality' and 'niah' from the sweep, or give a real model with -m",
         )
-    wanted = spec.quality
-    corpus = _stage("text", lambda: resolve_corpus(wanted.corpus), lambda found: found.path)
-    for n_ctx in wanted.n_ctx:
-        check_long_enough(corpus, n_ctx=n_ctx, chunks=wanted.chunks_of(n_ctx))
+    corpus = _stage("text", lambda: resolve_corpus(reader.corpus), lambda found: found.path)
+    if spec.quality is not None:
+        for n_ctx in spec.quality.n_ctx:
+            check_long_enough(corpus, n_ctx=n_ctx, chunks=spec.quality.chunks_of(n_ctx))
+    if spec.niah is not None:
+        check_long_enough(corpus, n_ctx=max(spec.niah.n_ctx), chunks=1)
     return facts, corpus
 
 
@@ -139,10 +143,10 @@ def patched_tree(request: Request) -> PatchedTree:
     return _stage("patched tree", lambda: apply(source), lambda tree: tree.path)
 
 
-def _build(tree: PatchedTree, backend: str) -> Build:
+def _build(tree: PatchedTree, backend: str, targets: tuple[str, ...]) -> Build:
     found = find_build(tree, backend)
     # `build` goes through its own checks also when there is one: a program may have been removed since.
-    made = build(tree, backend, smoke=functools.partial(smoke, backend=backend))
+    made = build(tree, backend, smoke=functools.partial(smoke, backend=backend), targets=targets)
     _say("build", made.id, cached=found is not None and found.built_at == made.built_at)
     return made
 

@@ -132,21 +132,22 @@ def check(command: Command, *, on_line: Callable[[str], None] | None = None, hin
 
 
 @contextlib.contextmanager
-def beside(command: Command, on_line: Callable[[str], None]) -> Iterator[None]:
+def beside(command: Command, on_line: Callable[[str], None], *, stderr: bool = False) -> Iterator[Callable[[], bool]]:
     """Run a command beside the body and end it with the body; each line of its stdout goes to `on_line`, in a thread.
 
-    A program that cannot be started gives no lines.
+    With `stderr` the lines of that, too. Yields what says whether it has ended by itself. A program that cannot be
+    started gives no lines, and has ended.
     """
     try:
         process = subprocess.Popen(
             [os.fspath(part) for part in command.argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if stderr else subprocess.DEVNULL,
             start_new_session=True,
         )
     except (FileNotFoundError, PermissionError):
-        yield
+        yield lambda: True
         return
     assert process.stdout is not None  # noqa: S101 - opened as a pipe above
     with process.stdout as pipe:
@@ -158,7 +159,7 @@ def beside(command: Command, on_line: Callable[[str], None]) -> Iterator[None]:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            yield
+            yield lambda: process.poll() is not None
         finally:
             kill_group(process)
             reader.join()

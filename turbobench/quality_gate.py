@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from turbobench.kvtypes import KVPair
 from turbobench.tidy import Row
 
-_STANDARD_ERRORS = 2.0
+# A run compares a dozen pairs, and sound kernels differ by about one: what is rounded otherwise early in the model
+# flips codes of the cache in later layers, and so draws the error of each token again.
+_STANDARD_ERRORS = 3.0
 # The activation rounding of quantized weights shows .004. A floor above this is a fault that f16 shares.
 _LARGEST_FLOOR = 0.01
 
@@ -35,10 +37,7 @@ class PathComparison:
 
 
 def allowed_difference(prefill_err: float, decode_err: float, floor: float) -> float:
-    """Return by how much the KLD of two paths may differ: two standard errors, and what the paths do to f16 itself.
-
-    The errors are those of the text, which both paths share, so of a sound kernel the difference is far smaller.
-    """
+    """Return by how much the KLD of two paths may differ: three standard errors, and what they do to f16 itself."""
     return _STANDARD_ERRORS * math.hypot(prefill_err, decode_err) + min(max(floor, 0.0), _LARGEST_FLOOR)
 
 

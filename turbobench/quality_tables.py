@@ -197,7 +197,7 @@ def _path_tables(rows: Sequence[Row]) -> list[Table]:
         )
         notes = (
             "Mean KLD of the same chunks through the prompt's path and, a token at a time, through the decode kernels. "
-            "Allowed: two standard errors of both, and what the decode path does to f16.",
+            "Allowed: three standard errors of the difference, and what the decode path does to f16.",
         )
         found.append(table("Decode kernels against prefill", columns, lines, notes))
     if same:

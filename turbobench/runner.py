@@ -9,18 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from turbobench import backends, kld_tokens, native, placement, proc
+from turbobench import backends, kld_tokens, native, niah, niah_client, placement, proc
 from turbobench import model as models
 from turbobench.base_logits import BaseLogits
 from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
 from turbobench.matrix import Cell, Job
 from turbobench.model import ModelFacts
-from turbobench.outcome import Divergence, Failed, Measured, Measurement, Nmse, Outcome, Skipped, Speed
+from turbobench.outcome import Divergence, Failed, Measured, Measurement, Needles, Nmse, Outcome, Skipped, Speed
 from turbobench.paths import cache_dir, scratch_dir
 from turbobench.placement import Verdict
-from turbobench.programs import llama_bench, perplexity
+from turbobench.programs import llama_bench, perplexity, server
 from turbobench.programs.llama_bench import BenchRequest
 from turbobench.programs.perplexity import PplRequest
+from turbobench.programs.server import ServerRequest
 from turbobench.store import CellEnd
 
 _NOISE = re.compile(r"^(llama_graph_n_input_tensors|create_tensor|load_tensors: tensor)|: layer +\d+: dev")
@@ -109,6 +110,8 @@ def _measure(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
             return _speed(job, ctx, on_line)
         case "quality" | "floor":
             return [_base(job, ctx, on_line) if job.makes_base else _kld(job, ctx, on_line)]
+        case "niah":
+            return [_niah(job, ctx, on_line)]
         case "nmse":
             return [_nmse(job, ctx)]
         case _:
@@ -202,6 +205,42 @@ def _kld(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
         tokens = kld_tokens.read(token_file, n_ctx=request.n_ctx, chunks=request.chunks, printed_mean=stats.kld_mean)
     observed = placement.observe(lines)
     return _measured(cell, ctx, Divergence(stats=stats, tokens=tokens), observed[-1] if observed else None)
+
+
+def _niah(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
+    cell = job.cells[0]
+    if cell.n_ctx is None:
+        raise ValueError(f"a needle cell has n_ctx: {cell}")
+    request = ServerRequest(
+        pair=cell.pair,
+        n_ctx=cell.n_ctx,
+        n_threads=_threads(cell),
+        n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
+        kv_center=ctx.kv_center,
+    )
+    model = ctx.quality_models[str(cell.params["weights"])]
+    wanted = niah_client.Job(
+        server=tuple(server.argv(ctx.program("llama-server"), model, request)),
+        text=str(ctx.base.source.corpus),
+        n_tokens=cell.n_ctx,
+        positions=tuple(map(float, str(cell.params["positions"]).split())),
+        seeds=int(cell.params["seeds"]),
+        keys=int(cell.params["keys"]),
+    )
+    facts: list[str] = []
+
+    def take(line: str) -> None:
+        if placement.is_fact(line):
+            facts.append(line)
+        on_line(line)
+
+    argv = niah_client.argv(wanted)
+    command = proc.Command(argv=argv, log=_log_of(job, ctx), timeout_s=ctx.timeout_s, env=cell.pair.env)
+    completed = _run(ctx, command, take)
+    expected = niah.trials(wanted.positions, seeds=wanted.seeds, keys=wanted.keys)
+    found = niah_client.parse(completed.stdout, expected)
+    observed = placement.observe(facts)
+    return _measured(cell, ctx, Needles(trials=found), observed[-1] if observed else None)
 
 
 def _nmse(job: Job, ctx: RunContext) -> Outcome:

@@ -18,7 +18,13 @@ _SUPERSCRIPT_FALLBACK = " (fallback)"
 
 def all_tables(rows: Sequence[Row]) -> list[Table]:
     """Return the depth, quality and codec tables, as far as they apply, and the list of what went wrong."""
-    found = [*_depth_tables(rows), *quality_tables(rows), _codec_table(rows), _problem_table(rows)]
+    found = [
+        *_depth_tables(rows),
+        *quality_tables(rows),
+        *_needle_tables(rows),
+        _codec_table(rows),
+        _problem_table(rows),
+    ]
     return [table for table in found if table is not None]
 
 
@@ -94,6 +100,31 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     if any(row["random_weights"] for row in measured):
         notes.append(f"The model has {RANDOM_WEIGHTS}.")
     return tuple(notes)
+
+
+def _needle_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return one table for each length of prompt and number of keys."""
+    found = [row for row in rows if row["kind"] == "niah" and row["disposition"] == "measured"]
+    columns = (
+        Column("K/V", pair_name, "left"),
+        Column("bits", plain("bpv", 2)),
+        Column("found %", plain("needles_found_pct", 1)),
+        Column("f16 %", plain("needles_f16_pct", 1)),
+        Column("lost", plain("needles_lost", 0)),
+        Column("won", plain("needles_won", 0)),
+        Column("p", plain("needles_p", 3)),
+        Column("against f16", lambda row: str(row.get("verdict") or "–"), "left"),
+    )
+    tables = []
+    for n_ctx, keys in dict.fromkeys((row["n_ctx"], row["keys"]) for row in found):
+        chosen = [row for row in found if (row["n_ctx"], row["keys"]) == (n_ctx, keys)]
+        what = "one key" if keys == 1 else f"one of {keys} keys"
+        note = (
+            f"{chosen[0]['needles']} prompts of {n_ctx} tokens, the same for all pairs: several positions and seeds. "
+            "Lost: found with f16 and not with the pair; won: the other way round; p: McNemar's exact test."
+        )
+        tables.append(table(f"Needle in a haystack: {what} in {n_ctx} tokens", columns, chosen, (note,)))
+    return tables
 
 
 def _codec_table(rows: Sequence[Row]) -> Table | None:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from turbobench import kld_tokens
+from turbobench import kld_tokens, niah
 from turbobench.errors import StoreError
 from turbobench.kvtypes import KVPair
 from turbobench.programs.perplexity import QualityStats
@@ -30,6 +30,7 @@ EXTRA_COLUMNS = (
     *("kld_err", "kld_p95", "kld_p90", "kld_median", "rms_dp_pct", "same_top_err", "chunks", "weights", "nmse"),
     *("kind", "attn_rot_k", "attn_rot_v", "corpus_sha256", "reason", "device_mib_peak", "random_weights"),
     *("unrotated", "kv_center_sha256", "n_ubatch", "pos_lo", "pos_hi", "kld_prefill", "kld_prefill_err"),
+    *("keys", "needles", "needles_found_pct", "needles_f16_pct", "needles_lost", "needles_won", "needles_p", "verdict"),
     *("kld_p10", "kld_p05", "kld_p01", "kld_min", "rms_dp_err", "ppl_ratio_err", "ppl_base", "fingerprint"),
 )
 # What a row of one range of positions cannot say, though its cell can.
@@ -85,10 +86,12 @@ def rows(result_set: ResultSet) -> list[Row]:
         by_cell[record["cell_id"]].append(record)
     medians = _round_medians(result_set.ends)
     prefill = _prefill_chunks(result_set.ends)
+    references = _needle_references(result_set.ends)
     found: list[Row] = []
     for records in by_cell.values():
         row = _row(records, result_set.header, medians)
-        found += [row | _same_chunks(records[-1]["cell"], prefill), *_bucket_rows(row, records)]
+        row |= _same_chunks(records[-1]["cell"], prefill) | _needles(records, references)
+        found += [row, *_bucket_rows(row, records)]
     return found
 
 
@@ -97,6 +100,45 @@ def frame(result_set: ResultSet) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - half a second that a cached demo need not pay twice
 
     return pd.DataFrame(rows(result_set), columns=[*COLUMNS, *EXTRA_COLUMNS])
+
+
+def _needle_references(ends: Iterable[Record]) -> dict[_Peer, dict[str, bool]]:
+    """Return which needles f16 found, for each set of prompts."""
+    return {
+        _prompts(record["cell"]): record["measurement"]["trials"]
+        for record in ends
+        if record["cell"]["kind"] == "niah"
+        and record["outcome"] == "measured"
+        and KVPair.of(record["cell"]) == _BASELINES["f16"]
+    }
+
+
+def _needles(records: list[Record], references: Mapping[_Peer, dict[str, bool]]) -> Row:
+    measured = [r for r in records if r["outcome"] == "measured" and r["cell"]["kind"] == "niah"]
+    if not measured:
+        return {}
+    found = measured[-1]["measurement"]["trials"]
+    row: Row = {
+        "samples": len(found),
+        "needles": len(found),
+        "needles_found_pct": 100 * sum(found.values()) / len(found),
+    }
+    paired = niah.compare(found, references.get(_prompts(measured[-1]["cell"]), {}))
+    if paired is None:
+        return row
+    row["needles_f16_pct"] = 100 * paired.reference / paired.n
+    if KVPair.of(measured[-1]["cell"]) == _BASELINES["f16"]:
+        return row
+    lost, won = paired.lost, paired.won
+    return row | {"needles_lost": lost, "needles_won": won, "needles_p": paired.p, "verdict": paired.verdict}
+
+
+def _prompts(cell: Mapping[str, Any]) -> _Peer:
+    """Return what two needle cells share when they asked the same of the same model."""
+    names = ("build_id", "device", "model_sha256", "corpus_sha256", "n_ctx")
+    return tuple(cell[name] for name in names) + tuple(
+        cell["params"].get(name) for name in ("weights", "keys", "positions", "seeds")
+    )
 
 
 def _prefill_chunks(ends: Iterable[Record]) -> dict[_Peer, list[dict[str, Any]]]:
@@ -181,6 +223,7 @@ def _identity(record: Record, header: Record) -> Row:
         "chunks": cell["chunks"],
         "weights": cell["params"].get("weights"),
         "n_ubatch": cell["params"].get("n_ubatch"),
+        "keys": cell["params"].get("keys"),
         "corpus_sha256": cell["corpus_sha256"],
     }
 
@@ -209,6 +252,8 @@ def _figures(
         case "kld":
             known = {*COLUMNS, *EXTRA_COLUMNS}
             return {k: v for k, v in measurement.items() if k in known - {"chunks"}} | {"samples": cell["chunks"]}
+        case "niah":
+            return {}  # what they say is how they compare with f16's
         case "nmse":
             return {"nmse": measurement["nmse"], "samples": measurement["n_values"]}
         case other:
