@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from turbobench import proc
+from turbobench import niah, proc
 from turbobench.build import Build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus
@@ -79,7 +81,7 @@ def prepared(folder: Path, spec: SweepSpec) -> Prepared:
     """Return a sweep on a tiny GGUF file and a build folder whose programs exist, for an injected executor."""
     bin_dir = folder / "bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("llama-bench", "llama-perplexity", "llama-quantize"):
+    for name in ("llama-bench", "llama-perplexity", "llama-quantize", "llama-server"):
         (bin_dir / name).touch()
     text = folder / "text.txt"
     text.write_text("words " * 1000)
@@ -151,6 +153,8 @@ class Replay:
     def _output(self, argv: list[str]) -> tuple[str, str]:
         if "-m" in argv and "turbobench.native" in argv:
             return '{"nmse": 0.0065, "n_values": 4096}\n', ""
+        if "turbobench.niah_client" in argv:
+            return self._needles(json.loads(argv[-1]))
         at = {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
         if "llama-bench" in argv[0]:
             return self._bench(at)
@@ -168,6 +172,15 @@ class Replay:
         seed = zlib.crc32(" ".join(at[name] for name in ("-ctk", "-ctv", "-ub")).encode())
         noise = np.random.default_rng(seed).standard_normal(scored)
         (PRINTED_KLD + 1e-5 * (noise - noise.mean())).astype("<f4").tofile(path)
+
+    def _needles(self, job: dict[str, Any]) -> tuple[str, str]:
+        """Answer as a server whose quantized caches lose the needles of seed 0."""
+        command = job["server"]
+        at = {name: command[index + 1] for index, name in enumerate(command[:-1])}
+        _, stderr = self._adapted("perplexity-kld", "q8_0", "q4_0", at)
+        asked = niah.trials(job["positions"], seeds=job["seeds"], keys=job["keys"])
+        right = {trial.id: trial.seed > 0 or at["-ctk"] == "f16" for trial in asked}
+        return "".join(f"needle {name} {int(found)}\n" for name, found in right.items()), stderr
 
     def _bench(self, at: dict[str, str]) -> tuple[str, str]:
         stdout, stderr = self._adapted("llama-bench-q8_0-q4_0", "q8_0", "q4_0", at)

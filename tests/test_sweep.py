@@ -404,3 +404,40 @@ def test_a_centred_pair_without_a_file_is_refused_before_anything_is_done(tmp_pa
         with pytest.raises(ConfigError, match=rf"turbo4\+c needs a file of K's means, .*{missing}") as caught:
             prepare(Request(spec=spec, model=str(tmp_path / "m.gguf"), kv_center=given))
         assert "turbobench calibrate" in caught.value.hint
+
+
+def test_needles_are_asked_of_f16_first_and_every_pair_is_compared_with_it(
+    sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    spec = SweepSpec.model_validate(
+        {
+            "name": "n",
+            "pairs": ["turbo4"],
+            "niah": {"n_ctx": 256, "positions": [0.1, 0.5, 0.9], "seeds": 4, "keys": [1, 4]},
+        }
+    )
+    end = run_sweep(replace(sweep, spec=spec), tmp_path, executor=replay)
+    assert (end.n_measured, end.failed) == (4, ())
+    found = rows(report.load(tmp_path).result_set)
+    assert [(row["type_k"], row["keys"]) for row in found] == [("f16", 1), ("turbo4", 1), ("f16", 4), ("turbo4", 4)]
+    turbo = found[1]
+    assert (turbo["needles"], turbo["needles_found_pct"], turbo["needles_f16_pct"]) == (12, 75.0, 100.0)
+    assert (turbo["needles_lost"], turbo["needles_won"], turbo["verdict"]) == (3, 0, "no difference shown")
+    assert turbo["needles_p"] == pytest.approx(0.25)
+    assert found[0].get("verdict") is None
+    assert {row["placement"] for row in found} == {"verified"}
+    text = report.markdown(report.load(tmp_path))
+    assert "## Needle in a haystack: one of 4 keys in 256 tokens" in text
+
+
+def test_a_server_that_answers_only_some_prompts_is_no_measurement(
+    sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    class Dying(Replay):
+        def _output(self, argv: list[str]) -> tuple[str, str]:
+            stdout, stderr = super()._output(argv)
+            return stdout.replace("needle p0.5-s1-k1 1\n", ""), stderr
+
+    spec = SweepSpec.model_validate({"name": "n", "pairs": ["f16"], "niah": {"n_ctx": 256, "keys": [1]}})
+    end = run_sweep(replace(sweep, spec=spec), tmp_path, executor=Dying(n_vocab=replay.n_vocab))
+    assert end.failed == ("niah f16/f16 c256 k1: 1 of 20 prompts were not answered",)
