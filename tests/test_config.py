@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from turbobench.config import QualitySpec, SpeedSpec, SweepSpec, load_sweep, load_yaml
+from turbobench.config import QualitySpec, SpeedSpec, SweepSpec, load_sweep
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import KVPair
+from turbobench.strict_yaml import load_yaml
 
 
 def _sweep(tmp_path: Path, text: str) -> SweepSpec:

@@ -13,9 +13,10 @@ from turbobench import backends, kld_tokens, native, niah, niah_client, placemen
 from turbobench import model as models
 from turbobench.base_logits import BaseLogits
 from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
+from turbobench.failures import failed
 from turbobench.matrix import Cell, Job
 from turbobench.model import ModelFacts
-from turbobench.outcome import Divergence, Failed, Measured, Measurement, Needles, Nmse, Outcome, Skipped, Speed
+from turbobench.outcome import Divergence, Measured, Measurement, Needles, Nmse, Outcome, Skipped, Speed
 from turbobench.paths import cache_dir, scratch_dir
 from turbobench.placement import Verdict
 from turbobench.programs import llama_bench, perplexity, server
@@ -25,7 +26,6 @@ from turbobench.programs.server import ServerRequest
 from turbobench.store import CellEnd
 
 _NOISE = re.compile(r"^(llama_graph_n_input_tensors|create_tensor|load_tensors: tensor)|: layer +\d+: dev")
-_TELLING = re.compile(r"error|fail|assert|abort|unsupported|requires|cannot|not supported", re.IGNORECASE)
 
 OnLine = Callable[[str], None]
 
@@ -78,7 +78,7 @@ def run_job(job: Job, ctx: RunContext, on_line: OnLine) -> list[CellEnd]:
         except (CorpusError, DiskFullError):
             raise
         except TurbobenchError as failure:
-            outcomes = [_failed(failure, _log_of(job, ctx))] * len(job.cells)
+            outcomes = [failed(failure, _log_of(job, ctx))] * len(job.cells)
     ended = datetime.now(UTC)
     return [
         CellEnd(
@@ -300,35 +300,6 @@ def _threads(cell: Cell) -> int | None:
 
 def _log_of(job: Job, ctx: RunContext) -> Path:
     return ctx.log_dir / f"{job.cells[0].id}-r{job.round}.log"
-
-
-def _failed(failure: TurbobenchError, log: Path) -> Failed:
-    """Put a failure into one line without a path of this machine, since the store is committed."""
-    if not isinstance(failure, proc.CommandError):
-        return Failed(reason=_portable(failure.what), ending="exit code 0", log=_portable(str(log)), hint=failure.hint)
-    completed = failure.completed
-    telling = [line for line in completed.tail if _TELLING.search(line)] or list(completed.tail[-1:])
-    program = Path(completed.argv[0]).name
-    reason = f"{program}: {completed.ending}" + (f": {telling[-1].strip()}" if telling else "")
-    return Failed(
-        reason=_portable(reason), ending=completed.ending, log=_portable(str(log)), hint=_next_step(completed)
-    )
-
-
-def _next_step(completed: proc.Completed) -> str:
-    match completed.signal_name:
-        case "SIGILL":
-            return "this CPU cannot run an instruction of the build: run 'turbobench build' on this machine"
-        case "SIGKILL":
-            return "probably out of memory: ask for a smaller depth or n_ctx"
-        case None:
-            return "its log says more; running the same command again retries this cell"
-        case _:
-            return "a crash of the program: its log says where; running the same command again retries this cell"
-
-
-def _portable(text: str) -> str:
-    return text.replace(str(cache_dir()), "$TURBOBENCH_CACHE").replace(str(Path.home()), "~")
 
 
 def _drop_noise(log: Path) -> None:

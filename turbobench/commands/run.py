@@ -73,7 +73,7 @@ def show_plan(prepared: Prepared, folder: Path, only: str | None) -> None:
     walls = [eta.predict(works_of(job, prepared.spec)) for job in todo]
     for job, wall_s in zip(todo, walls, strict=True):
         ids = " ".join(cell.id for cell in job.cells)
-        console.out.print(f"{label(job):<36} {duration(wall_s):>8}  {ids}", markup=False)
+        console.out.print(f"{label(job):<44} {duration(wall_s):>8}  {ids}", markup=False)
     console.done(f"{len(todo)} of {len(jobs)} jobs to run, about {duration(sum(walls))}; nothing was run")
 
 
