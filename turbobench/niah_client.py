@@ -19,7 +19,7 @@ from turbobench import niah, proc
 from turbobench.errors import MeasurementError, TurbobenchError
 from turbobench.programs.server import Client
 
-_ANSWER_TOKENS = 12
+_ANSWER_TOKENS = 10
 _RESERVED_TOKENS = 64  # for the facts' surroundings, the question and the answer
 _FACT_TOKENS = 20
 _START_S = 900.0
