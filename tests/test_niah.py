@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from turbobench import niah, niah_client
+from turbobench import niah, niah_client, proc
 from turbobench.errors import MeasurementError
 from turbobench.niah import Trial, compare, is_right, prompt, trials
 from turbobench.programs.server import Client
@@ -178,3 +180,30 @@ def test_the_client_asks_every_prompt_and_scores_what_is_said(port: int, tmp_pat
 def test_a_server_that_does_not_answer_is_an_error() -> None:
     with pytest.raises(MeasurementError, match="gives no answer to /tokenize"):
         Client(1).n_tokens("x")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_server_ends_with_the_client_that_is_ended(tmp_path: Path) -> None:
+    server = tmp_path / "server"
+    server.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; exec sleep 300\n"
+    )
+    server.chmod(0o755)
+    job = niah_client.Job(server=(str(server),), text="t", n_tokens=256, positions=(0.5,), seeds=1, keys=1)
+
+    timeout_s = 0.5
+    while not (tmp_path / "pid").exists():  # a slow machine may need longer to get that far
+        assert proc.run(proc.Command(argv=niah_client.argv(job), timeout_s=timeout_s)).timed_out
+        timeout_s *= 2
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_server_that_does_not_start_is_said_at_once(tmp_path: Path) -> None:
+    job = niah_client.Job(server=(str(tmp_path / "none"),), text="t", n_tokens=256, positions=(0.5,), seeds=1, keys=1)
+    ended = proc.run(proc.Command(argv=niah_client.argv(job), timeout_s=60))
+    assert ended.returncode == MeasurementError.exit_code
+    assert "error: llama-server does not start" in ended.tail

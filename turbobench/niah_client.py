@@ -81,7 +81,8 @@ def _serving(command: tuple[str, ...]) -> Iterator[Client]:
         port = free.getsockname()[1]
     client = Client(port)
     started = proc.Command(argv=[*command, "--port", str(port)])
-    with proc.beside(started, _log, stderr=True) as has_ended:
+    # In the group of this process, which the runner ends as a whole.
+    with proc.beside(started, _log, stderr=True, own_group=False) as has_ended:
         deadline = time.monotonic() + _START_S
         while not client.is_up():
             if has_ended() or time.monotonic() > deadline:

@@ -132,11 +132,13 @@ def check(command: Command, *, on_line: Callable[[str], None] | None = None, hin
 
 
 @contextlib.contextmanager
-def beside(command: Command, on_line: Callable[[str], None], *, stderr: bool = False) -> Iterator[Callable[[], bool]]:
+def beside(
+    command: Command, on_line: Callable[[str], None], *, stderr: bool = False, own_group: bool = True
+) -> Iterator[Callable[[], bool]]:
     """Run a command beside the body and end it with the body; each line of its stdout goes to `on_line`, in a thread.
 
-    With `stderr` the lines of that, too. Yields what says whether it has ended by itself. A program that cannot be
-    started gives no lines, and has ended.
+    With `stderr` the lines of that, too. Without `own_group` whoever ends this process's group ends it as well. Yields
+    what says whether it has ended by itself. A program that cannot be started gives no lines, and has ended.
     """
     try:
         process = subprocess.Popen(
@@ -144,7 +146,7 @@ def beside(command: Command, on_line: Callable[[str], None], *, stderr: bool = F
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if stderr else subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=own_group,
         )
     except (FileNotFoundError, PermissionError):
         yield lambda: True
@@ -161,7 +163,11 @@ def beside(command: Command, on_line: Callable[[str], None], *, stderr: bool = F
         try:
             yield lambda: process.poll() is not None
         finally:
-            kill_group(process)
+            if own_group:
+                kill_group(process)
+            else:
+                process.kill()
+                process.wait()
             reader.join()
 
 
