@@ -185,7 +185,7 @@ def _path_tables(rows: Sequence[Row]) -> list[Table]:
                 "decode": pair.decode,
                 "difference": pair.decode - pair.prefill,
                 "allowed": pair.allowed,
-                "verdict": "equal" if pair.agrees else "**DIFFERS**",
+                "verdict": "equal" if pair.agrees else "DIFFERS",
             }
             for pair in compared
         ]

@@ -80,7 +80,7 @@ def test_a_fault_of_the_decode_kernel_alone_fails_the_gate_and_the_command(fault
     with pytest.raises(QualityGateError, match=r"turbo4 at 256 tokens has KLD .* through the decode kernels"):
         finish(end)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "**DIFFERS**" in text
+    assert "| DIFFERS " in text
     found = {row["path"]: row for row in rows(report.load(tmp_path).result_set) if row["kind"] == "quality"}
     assert found["decode"]["kld_mean"] > 10 * found["prefill"]["kld_mean"]  # prefill itself is sound
 
