@@ -61,7 +61,7 @@ def test_nan_is_no_measurement() -> None:
     "line",
     [
         "0.01 E kl_divergence: inconsistent vocabulary (49152 vs 151936)",
-        "0.01 E kl_divergence: b.logits has been computed with 1024, while the current context is 512. Increase it with -c",
+        "0.01 E kl_divergence: b.logits has been computed with 1024, while the current context is 512",
     ],
 )
 def test_a_base_of_another_model_or_length_is_refused_though_the_program_goes_on(line: str) -> None:
