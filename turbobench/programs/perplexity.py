@@ -109,9 +109,9 @@ def base_bytes(*, n_vocab: int, n_ctx: int, chunks: int) -> int:
 
 
 def peak_bytes(*, n_vocab: int, n_ctx: int, n_ubatch: int = 512) -> int:
-    """Return the memory that evaluating takes besides weights and K/V: the logits of a batch, twice while it grows.
+    """Return the memory that evaluating takes besides weights and K/V: an upper bound.
 
-    The second is the base's 16-bit form and the compute buffer of a micro-batch. An upper bound to within a tenth.
+    The logits of a batch as f32 and in the base's 16-bit form, and those of a micro-batch in the compute buffer.
     """
     rows = min(n_ctx, _BATCH)
     return rows * (4 * n_vocab + _token_bytes(n_vocab)) + min(n_ubatch, n_ctx) * 4 * n_vocab
