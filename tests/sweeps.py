@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from turbobench import proc
+import numpy as np
+
+from turbobench import niah, proc
 from turbobench.build import Build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus
-from turbobench.kvtypes import KVPair
+from turbobench.kvtypes import FLOATS, KVPair
 from turbobench.machine import Machine
 from turbobench.matrix import Cell
 from turbobench.model import read_facts
@@ -24,6 +30,7 @@ from turbobench.sweep import Prepared
 from .gguf_files import write_gguf
 
 DATA = Path(__file__).parent / "data"
+PRINTED_KLD = 0.000503  # by the captured comparison
 VERIFIED = Verdict(placement="verified")
 
 
@@ -33,8 +40,8 @@ def observed(pair: KVPair) -> Observed:
         type_v=pair.type_v,
         kv_mib=11.25,
         kv_cells=512,
-        attn_rot_k=pair.type_k != "f16",
-        attn_rot_v=pair.type_v != "f16",
+        attn_rot_k=pair.type_k not in FLOATS and not pair.unrotated,
+        attn_rot_v=pair.type_v not in FLOATS and not pair.unrotated,
         flash_attn=True,
         kv_buffers=("CPU",),
         n_splits=1,
@@ -74,7 +81,7 @@ def prepared(folder: Path, spec: SweepSpec) -> Prepared:
     """Return a sweep on a tiny GGUF file and a build folder whose programs exist, for an injected executor."""
     bin_dir = folder / "bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("llama-bench", "llama-perplexity", "llama-quantize"):
+    for name in ("llama-bench", "llama-perplexity", "llama-quantize", "llama-server"):
         (bin_dir / name).touch()
     text = folder / "text.txt"
     text.write_text("words " * 1000)
@@ -97,27 +104,47 @@ def prepared(folder: Path, spec: SweepSpec) -> Prepared:
         spec=spec,
         build=build,
         model=facts,
-        quality_model=model,
+        quality_models={"f16": model, "as-is": model},
         corpus=Corpus(name="text", path=text, sha256="cd" * 32),
         machine=Machine(cpu="a CPU", cores=2, ram_gib=4.0, system="Linux"),
     )
 
 
+def write_base(path: Path, *, n_vocab: int, n_ctx: int, chunks: int, first_token: int = 7) -> None:
+    """Write a sparse file of base logits; `first_token` stands for the text."""
+    tokens = np.full(n_ctx * chunks, first_token, dtype="<i4")
+    with path.open("wb") as handle:
+        handle.write(struct.pack("<8siii", b"_logits_", n_ctx, n_vocab, chunks) + tokens.tobytes())
+        handle.truncate(perplexity.base_bytes(n_vocab=n_vocab, n_ctx=n_ctx, chunks=chunks))
+
+
 @dataclass
 class Replay:
-    """An executor that answers each command with captured output of the real program; `crash` makes it die instead."""
+    """An executor that answers each command with captured output of the real program; `crash` makes it die instead.
+
+    `environments` are the variables that each command was given; without `centers` it ignores --kv-center.
+    """
 
     n_vocab: int = 0
     crash: Callable[[str], bool] = lambda _: False
+    centers: bool = True
     commands: list[str] = field(default_factory=list)
+    environments: list[Mapping[str, str]] = field(default_factory=list)
 
     def __call__(self, command: proc.Command, *, on_line: Callable[[str], None] | None = None) -> proc.Completed:
         argv = [str(part) for part in command.argv]
         text = " ".join(argv)
         self.commands.append(text)
+        self.environments.append(command.env or {})
         if self.crash(text):
             return self._completed(argv, "", -signal.SIGSEGV, ("llama-bench: fatal error",))
         stdout, stderr = self._output(argv)
+        if self.environments[-1].get("LLAMA_ATTN_ROT_DISABLE") == "1":
+            stderr = stderr.replace("attn_rot_k = 1", "attn_rot_k = 0").replace("attn_rot_v = 1", "attn_rot_v = 0")
+        if "--kv-center" in argv and self.centers:
+            stderr += (
+                "llama_kv_center_init: K of 30 layers is centred by means.gguf, measured at positions up to 8192\n"
+            )
         for line in (stderr + stdout).splitlines():
             if on_line is not None:
                 on_line(line)
@@ -126,15 +153,34 @@ class Replay:
     def _output(self, argv: list[str]) -> tuple[str, str]:
         if "-m" in argv and "turbobench.native" in argv:
             return '{"nmse": 0.0065, "n_values": 4096}\n', ""
+        if "turbobench.niah_client" in argv:
+            return self._needles(json.loads(argv[-1]))
         at = {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
         if "llama-bench" in argv[0]:
             return self._bench(at)
         if "--kl-divergence" in argv:
+            self.write_tokens(Path(at["--kl-divergence-tokens"]), at)
             return self._adapted("perplexity-kld", "q8_0", "q4_0", at)
-        size = perplexity.base_bytes(n_vocab=self.n_vocab, n_ctx=int(at["-c"]), chunks=int(at["--chunks"]))
-        with Path(at["--kl-divergence-base"]).open("wb") as handle:
-            handle.truncate(size)
+        write_base(
+            Path(at["--kl-divergence-base"]), n_vocab=self.n_vocab, n_ctx=int(at["-c"]), chunks=int(at["--chunks"])
+        )
         return self._adapted("perplexity-base", "f16", "f16", at)
+
+    def write_tokens(self, path: Path, at: dict[str, str]) -> None:
+        """Write what has the mean that the captured run prints, and differs between types and paths."""
+        scored = int(at["--chunks"]) * (int(at["-c"]) - 1 - int(at["-c"]) // 2)
+        seed = zlib.crc32(" ".join(at[name] for name in ("-ctk", "-ctv", "-ub")).encode())
+        noise = np.random.default_rng(seed).standard_normal(scored)
+        (PRINTED_KLD + 1e-5 * (noise - noise.mean())).astype("<f4").tofile(path)
+
+    def _needles(self, job: dict[str, Any]) -> tuple[str, str]:
+        """Answer as a server whose quantized caches lose the needles of seed 0."""
+        command = job["server"]
+        at = {name: command[index + 1] for index, name in enumerate(command[:-1])}
+        _, stderr = self._adapted("perplexity-kld", "q8_0", "q4_0", at)
+        asked = niah.trials(job["positions"], seeds=job["seeds"], keys=job["keys"])
+        right = {trial.id: trial.seed > 0 or at["-ctk"] == "f16" for trial in asked}
+        return "".join(f"needle {name} {int(found)}\n" for name, found in right.items()), stderr
 
     def _bench(self, at: dict[str, str]) -> tuple[str, str]:
         stdout, stderr = self._adapted("llama-bench-q8_0-q4_0", "q8_0", "q4_0", at)
@@ -150,8 +196,10 @@ class Replay:
         stdout = stdout.replace(f'"type_k": "{type_k}"', f'"type_k": "{at["-ctk"]}"')
         stdout = stdout.replace(f'"type_v": "{type_v}"', f'"type_v": "{at["-ctv"]}"')
         stderr = stderr.replace(f"K ({type_k})", f"K ({at['-ctk']})").replace(f"V ({type_v})", f"V ({at['-ctv']})")
+        if at.get("-fa") == "off":
+            stderr = stderr.replace("flash_attn            = enabled", "flash_attn            = disabled")
         for side in ("k", "v"):
-            value = 0 if at[f"-ct{side}"] == "f16" else 1
+            value = 0 if at[f"-ct{side}"] in FLOATS else 1
             stderr = stderr.replace(f"attn_rot_{side} = {1 - value}", f"attn_rot_{side} = {value}")
         return stdout, stderr
 

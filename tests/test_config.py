@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from turbobench.config import QualitySpec, SpeedSpec, SweepSpec, load_sweep, load_yaml
+from turbobench.config import QualitySpec, SpeedSpec, SweepSpec, load_sweep
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import KVPair
+from turbobench.strict_yaml import load_yaml
 
 
 def _sweep(tmp_path: Path, text: str) -> SweepSpec:
@@ -36,11 +37,28 @@ def test_the_committed_set_covers_what_the_readme_promises() -> None:
     spec = load_sweep("cpu-smollm2")
     assert spec.quality is not None
     assert spec.speed is not None
-    assert (spec.quality.n_ctx, spec.quality.weights) == (2048, "f16")
+    assert (spec.quality.n_ctx, spec.quality.weights) == ((2048,), "f16")
     assert spec.quality.chunks >= 8
     assert len(spec.quality_pairs) == 12
     assert {0, 4096} <= set(spec.speed.depths)
     assert {KVPair.parse(name) for name in ("f16", "q8_0", "q4_0", "turbo4", "turbo3")} <= set(spec.speed_pairs)
+
+
+def test_the_quality_set_covers_what_its_issue_asks_for() -> None:
+    spec = load_sweep("quality-smollm2")
+    assert spec.quality is not None
+    assert spec.quality.decode is not None
+    assert spec.quality.weights == "f16"
+    assert spec.quality.chunks_of(2048) >= 8
+    assert spec.quality.chunks_of(8192) >= 3
+    pairs = set(spec.quality_pairs)
+    stock = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+    wanted = [*stock, *(f"{name}:unrotated" for name in stock), "turbo4", "turbo3", "turbo4/turbo3", "q8_0/turbo4"]
+    wanted += ["q8_0/turbo3", "turbo4+c/turbo4", "turbo4+c/turbo3", "turbo3+c/turbo3", "q4_0+c/q4_0"]
+    assert set(map(KVPair.parse, wanted)) <= pairs
+    turbo = {pair for pair in pairs if pair.uses_turbo}
+    assert turbo <= set(spec.quality.decode.pairs or ())
+    assert [pair.short for pair in spec.centered if not pair.uses_turbo] == ["q4_0+c"]
 
 
 def test_an_unknown_sweep_name_gets_a_suggestion() -> None:
@@ -104,7 +122,7 @@ def test_an_unknown_type_gets_a_suggestion(tmp_path: Path) -> None:
         ("name: x\npairs: [{product: {k: [f16]}}]\nspeed: {}\n", "{product: {k: [types], v: [types]}}"),
         ("name: x\npairs: [4]\nspeed: {}\n", "not 4"),
         ("name: x\npairs: [f16]\nquality: {weights: q8}\n", "'quality.weights' should be 'f16' or 'as-is', not 'q8'"),
-        ("name: x\npairs: [f16]\nquality: {n_ctx: 64}\n", "'quality.n_ctx' should be greater than or equal to 256"),
+        ("name: x\npairs: [f16]\nquality: {n_ctx: 64}\n", "'quality.n_ctx.0' should be greater than or equal to 256"),
         ("name: x\npairs: [f16]\n", "nothing to measure"),
         ("name: x\nspeed: {}\n", "speed has no K/V pairs"),
         ("name: x\ncodec: {types: [f16]}\n", "f16 is not quantized"),
@@ -116,6 +134,15 @@ def test_an_unknown_type_gets_a_suggestion(tmp_path: Path) -> None:
         ("name: \x00\n", "is not valid YAML"),
         ("", "is empty"),
         ("- f16\n", "is not a mapping"),
+        ("name: x\npairs: [f16]\nquality: {chunks_at: {4096: 1}}\n", "names n_ctx 4096, which is not measured"),
+        ("name: x\npairs: [f16]\nquality: {decode: {n_ctx: 512}}\n", "decode names n_ctx 512"),
+        ("name: x\npairs: [f16]\nquality: {chunks: 2, decode: {chunks: 3}}\n", "more chunks of 2048 than prefill"),
+        ("name: x\npairs: [f16]\nquality: {decode: {pairs: [q4_0]}}\n", "decode names q4_0, and there is no prefill"),
+        ("name: x\npairs: [f16]\nquality: {weights: as-is, as_given: {}}\n", "as_given repeats"),
+        ("name: x\npairs: ['q4_0:plain']\nspeed: {}\n", "unknown mark ':plain'"),
+        ("name: x\npairs: [f16]\nniah: {positions: [1.5]}\n", "'niah.positions.0' should be less than or equal to 1"),
+        ("name: x\npairs: [f16]\nniah: {keys: [17]}\n", "'niah.keys.0' should be less than or equal to 16"),
+        ("name: x\nniah: {}\n", "niah has no K/V pairs"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from turbobench.config import load_yaml
 from turbobench.corpora import Corpus, CorpusList, check_long_enough, resolve_corpus
 from turbobench.errors import CorpusError
 from turbobench.paths import configs_dir
+from turbobench.strict_yaml import load_yaml
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.gguf_files import write_gguf
-from turbobench.config import load_yaml
 from turbobench.errors import ModelError
 from turbobench.models import ModelList, resolve_model
 from turbobench.paths import configs_dir
+from turbobench.strict_yaml import load_yaml
 
 
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from turbobench import report, store
 from turbobench.errors import StoreError
 from turbobench.outcome import Failed
 from turbobench.store import CellEnd
-from turbobench.tables import number
+from turbobench.table import number
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -83,7 +83,7 @@ def test_the_set_gets_its_report_and_its_csv(folder: Path) -> None:
     assert report.write(made, folder).read_text(encoding="utf-8") == report.markdown(made)
     lines = (folder / "tidy.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("set,cell_id,build_id,")
-    assert len(lines) == 1 + 6 + 1 + 2 + 1
+    assert len(lines) == 1 + 6 + 1 + 2 * (1 + 2) + 1
 
 
 def test_a_narrow_terminal_gets_the_quality_table_without_its_errors(folder: Path) -> None:

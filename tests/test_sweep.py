@@ -10,14 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests import fake_tools
+from tests.gguf_files import write_gguf
 from tests.sweeps import Replay, prepared
 from turbobench import proc, report, store
 from turbobench.config import SweepSpec
-from turbobench.errors import ConfigError, CorpusError, DiskFullError, ModelError, StoreError, ToolchainError
+from turbobench.errors import (
+    ConfigError,
+    CorpusError,
+    DiskFullError,
+    ModelError,
+    QualityGateError,
+    StoreError,
+    ToolchainError,
+)
 from turbobench.gpu import Gpu
 from turbobench.machine import host_id
 from turbobench.prepare import Request, inputs, prepare
-from turbobench.sweep import Prepared, jobs_of, pending, run_sweep
+from turbobench.sweep import KVCenter, Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
 from turbobench.synth import SMOKE_SHAPE, write_model
 from turbobench.tidy import rows
@@ -33,7 +42,7 @@ SPEC = SweepSpec.model_validate(
         "codec": {"blocks": 64, "types": ["turbo4"]},
     }
 )
-N_CELLS = 3 * 2 * 2 * 2 + 4 + 1
+N_CELLS = 3 * 2 * 2 * 2 + 5 + 1
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def test_a_base_that_cannot_be_made_is_tried_once_and_fails_every_comparison(
     dying = replace(replay, crash=lambda text: "llama-perplexity" in text)
     end = run_sweep(sweep, tmp_path, executor=dying)
     assert sum("llama-perplexity" in text for text in dying.commands) == 1
-    assert len(end.failed) == 4
+    assert len(end.failed) == 5
     assert all("base could not be made" in reason for reason in end.failed[1:])
     assert list((cache / "base").iterdir()) == []
 
@@ -131,7 +140,7 @@ def test_ctrl_c_keeps_what_was_finished(sweep: Prepared, replay: Replay, tmp_pat
         run_sweep(sweep, tmp_path, executor=Interrupting(n_vocab=sweep.model.n_vocab))
     kept = len(cells(tmp_path))
     assert 0 < kept < N_CELLS
-    assert len(list((cache / "base").iterdir())) == 1  # the comparisons to come need not make it again
+    assert len(list((cache / "base").glob("*.logits"))) == 1  # the comparisons to come need not make it again
     assert run_sweep(sweep, tmp_path, executor=replay).n_measured == N_CELLS - kept
     assert list((cache / "base").iterdir()) == []
 
@@ -151,9 +160,7 @@ def test_a_text_that_is_too_short_ends_the_sweep_and_loses_nothing(sweep: Prepar
 def test_a_base_larger_than_the_disk_is_refused_before_anything_is_evaluated(
     sweep: Prepared, replay: Replay, tmp_path: Path
 ) -> None:
-    huge = SweepSpec.model_validate(
-        {"name": "huge", "pairs": ["q8_0"], "quality": {"n_ctx": 8192, "chunks": 9_000_000}}
-    )
+    huge = SweepSpec.model_validate({"name": "huge", "pairs": ["q8_0"], "quality": {"n_ctx": 256, "chunks": 9_000_000}})
     with pytest.raises(DiskFullError, match="GB free"):
         run_sweep(replace(sweep, spec=huge), tmp_path, executor=replay)
     assert replay.commands == []
@@ -268,3 +275,169 @@ def test_without_a_device_nothing_is_fetched_or_built(tmp_path: Path, monkeypatc
     fake_tools.script(tmp_path / "bin", "nvidia-smi", "exit 9")
     with pytest.raises(ToolchainError, match="nothing can be measured on backend cuda"):
         prepare(Request(spec=SPEC, backend="cuda"))
+
+
+QUALITY = SweepSpec.model_validate(
+    {
+        "name": "quality",
+        "pairs": ["f16", "q4_0", "q4_0:unrotated", "turbo4"],
+        "quality": {
+            "n_ctx": [256, 512],
+            "chunks": 2,
+            "decode": {"chunks": 1, "pairs": ["turbo4"]},
+            "as_given": {"chunks": 1, "pairs": ["turbo4"]},
+        },
+    }
+)
+
+
+@pytest.fixture
+def quality(sweep: Prepared) -> Prepared:
+    return replace(sweep, spec=QUALITY)
+
+
+def test_an_unrotated_pair_runs_without_rotation_and_all_others_with_it(
+    quality: Prepared, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")  # the user's own must not decide
+    run_sweep(quality, tmp_path, executor=replay)
+    disabled = {env["LLAMA_ATTN_ROT_DISABLE"] for env in replay.environments}
+    assert disabled == {"0", "1"}
+    found = [row for row in rows(report.load(tmp_path).result_set) if row["test"] == "kld" and row["type_k"] == "q4_0"]
+    assert [(row["unrotated"], row["attn_rot_k"], row["attn_rot_v"]) for row in found] == [
+        (None, True, True),
+        (True, False, False),
+    ] * 2
+    assert {row["placement"] for row in found} == {"verified"}
+
+
+def test_rotation_that_did_not_go_off_is_no_proof_of_an_unrotated_pair(
+    quality: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    class Deaf(Replay):
+        def __call__(self, command: proc.Command, *, on_line: Callable[[str], None] | None = None) -> proc.Completed:
+            return super().__call__(replace(command, env=None), on_line=on_line)
+
+    run_sweep(quality, tmp_path, executor=Deaf(n_vocab=replay.n_vocab))
+    unproven = {record["cell"].get("unrotated") for record in cells(tmp_path) if record["placement"] == "unverified"}
+    assert unproven == {True}
+
+
+def test_the_decode_path_shares_the_base_of_prefill_and_reads_fewer_chunks(
+    quality: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    end = run_sweep(quality, tmp_path, executor=replay)
+    assert end.failed == ()
+    perplexities = [text for text in replay.commands if "llama-perplexity" in text]
+    bases = [text for text in perplexities if "--kl-divergence " not in text]
+    assert len(bases) == 3  # two lengths, and one of the model as given
+    decode = [text for text in perplexities if "-ub 1 " in text]
+    assert len(decode) == 2
+    assert all("--chunks 1 " in text for text in decode)
+    base_of = {text.split("--kl-divergence-base ")[1].split()[0] for text in decode}
+    prefill = [text for text in perplexities if "-ub 256" in text and "-ctk q4_0" in text]
+    assert base_of == {text.split("--kl-divergence-base ")[1].split()[0] for text in prefill}
+
+
+def test_a_window_longer_than_the_model_was_trained_on_is_skipped_and_no_base_is_made(
+    quality: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    short = replace(quality, model=replace(quality.model, n_ctx_train=256))
+    end = run_sweep(short, tmp_path, executor=replay)
+    assert (end.n_skipped, end.failed) == (6, ())
+    assert not any("-c 512" in text for text in replay.commands)
+    skipped = [record for record in cells(tmp_path) if record["outcome"] == "skipped"]
+    assert {record["cell"]["n_ctx"] for record in skipped} == {512}
+    assert all("256 tokens" in record["reason"] for record in skipped)
+
+
+def test_a_run_that_compared_with_another_base_fails_and_says_so(
+    quality: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    class Foreign(Replay):
+        def _output(self, argv: list[str]) -> tuple[str, str]:
+            stdout, stderr = super()._output(argv)
+            return stdout.replace("Mean PPL(base)                :   1.080999", "Mean PPL(base) : 1.2"), stderr
+
+    end = run_sweep(quality, tmp_path, executor=Foreign(n_vocab=replay.n_vocab))
+    assert end.n_measured == 3
+    assert all("another text or model" in reason for reason in end.failed)
+
+
+def test_a_fault_is_in_the_report_and_ends_the_command(quality: Prepared, replay: Replay, tmp_path: Path) -> None:
+    class Faulty(Replay):
+        def write_tokens(self, path: Path, at: dict[str, str]) -> None:
+            super().write_tokens(path, {**at, "-ctk": "x", "-ctv": "x"})  # whatever the type, the same
+
+    run_sweep(quality, tmp_path, executor=Faulty(n_vocab=replay.n_vocab))
+    made = report.load(tmp_path)
+    with pytest.raises(QualityGateError, match="gave the same KLD for every token"):
+        made.check()
+    assert "**Not to be believed**: f32 and q4_0 gave the same KLD" in report.markdown(made)
+
+
+def test_a_centred_pair_gets_its_file_and_the_cell_its_hash(sweep: Prepared, replay: Replay, tmp_path: Path) -> None:
+    spec = SweepSpec.model_validate({"name": "c", "pairs": ["turbo4+c/turbo3"], "quality": {"n_ctx": 256, "chunks": 1}})
+    center = KVCenter(path=tmp_path / "means.gguf", sha256="e" * 64)
+    run_sweep(replace(sweep, spec=spec, kv_center=center), tmp_path, executor=replay)
+    with_center = [text for text in replay.commands if "--kv-center" in text]
+    assert len(with_center) == 1
+    assert f"-ctk turbo4 -ctv turbo3 --kv-center {center.path}" in with_center[0]
+    found = [row for row in rows(report.load(tmp_path).result_set) if row["type_k"] == "turbo4"]
+    assert {(row["center"], row["kv_center_sha256"]) for row in found} == {(True, "e" * 64)}
+    assert {row["placement"] for row in found} == {"verified"}
+
+
+def test_a_mean_that_was_not_subtracted_is_a_fallback(sweep: Prepared, replay: Replay, tmp_path: Path) -> None:
+    spec = SweepSpec.model_validate({"name": "c", "pairs": ["turbo4+c/turbo3"], "quality": {"n_ctx": 256, "chunks": 1}})
+    center = KVCenter(path=tmp_path / "means.gguf", sha256="e" * 64)
+    deaf = replace(replay, centers=False)
+    run_sweep(replace(sweep, spec=spec, kv_center=center), tmp_path, executor=deaf)
+    (cell,) = [record for record in cells(tmp_path) if record["cell"]["type_k"] == "turbo4"]
+    assert (cell["placement"], cell["placement_reason"]) == ("fallback", "K was not centred")
+
+
+def test_a_centred_pair_without_a_file_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    spec = SweepSpec.model_validate({"name": "c", "pairs": ["turbo4+c"], "speed": {}})
+    write_gguf(tmp_path / "m.gguf")
+    for given, missing in ((None, "m.kv-center.gguf"), (str(tmp_path / "mine.gguf"), "mine.gguf")):
+        with pytest.raises(ConfigError, match=rf"turbo4\+c needs a file of K's means, .*{missing}") as caught:
+            prepare(Request(spec=spec, model=str(tmp_path / "m.gguf"), kv_center=given))
+        assert "turbobench calibrate" in caught.value.hint
+
+
+def test_needles_are_asked_of_f16_first_and_every_pair_is_compared_with_it(
+    sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    spec = SweepSpec.model_validate(
+        {
+            "name": "n",
+            "pairs": ["turbo4"],
+            "niah": {"n_ctx": 256, "positions": [0.1, 0.5, 0.9], "seeds": 4, "keys": [1, 4]},
+        }
+    )
+    end = run_sweep(replace(sweep, spec=spec), tmp_path, executor=replay)
+    assert (end.n_measured, end.failed) == (4, ())
+    found = rows(report.load(tmp_path).result_set)
+    assert [(row["type_k"], row["keys"]) for row in found] == [("f16", 1), ("turbo4", 1), ("f16", 4), ("turbo4", 4)]
+    turbo = found[1]
+    assert (turbo["needles"], turbo["needles_found_pct"], turbo["needles_f16_pct"]) == (12, 75.0, 100.0)
+    assert (turbo["needles_lost"], turbo["needles_won"], turbo["verdict"]) == (3, 0, "no difference shown")
+    assert turbo["needles_p"] == pytest.approx(0.25)
+    assert found[0].get("verdict") is None
+    assert {row["placement"] for row in found} == {"verified"}
+    text = report.markdown(report.load(tmp_path))
+    assert "## Needle in a haystack: one of 4 keys in 256 tokens" in text
+
+
+def test_a_server_that_answers_only_some_prompts_is_no_measurement(
+    sweep: Prepared, replay: Replay, tmp_path: Path
+) -> None:
+    class Dying(Replay):
+        def _output(self, argv: list[str]) -> tuple[str, str]:
+            stdout, stderr = super()._output(argv)
+            return stdout.replace("needle p0.5-s1-k1 1\n", ""), stderr
+
+    spec = SweepSpec.model_validate({"name": "n", "pairs": ["f16"], "niah": {"n_ctx": 256, "keys": [1]}})
+    end = run_sweep(replace(sweep, spec=spec), tmp_path, executor=Dying(n_vocab=replay.n_vocab))
+    assert end.failed == ("niah f16/f16 c256 k1: 1 of 20 prompts were not answered",)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 
 from tests.sweeps import DATA, VERIFIED, cell_end, observed, speed_cell
 from turbobench import tidy
 from turbobench.errors import StoreError
+from turbobench.kld_tokens import Part, TokenKld
 from turbobench.kvtypes import KVPair
 from turbobench.matrix import Cell
-from turbobench.outcome import Failed, Measured, Nmse
+from turbobench.outcome import Divergence, Failed, Measured, Nmse
 from turbobench.placement import Verdict
 from turbobench.programs import perplexity
 from turbobench.store import CellEnd, Record
@@ -56,9 +59,17 @@ def result_set(*ends: CellEnd) -> tidy.ResultSet:
     return tidy.last_sweep([header(*ends), *(end.record("s1") for end in ends)])
 
 
-def kld_end(pair: str = "q8_0/q4_0", kind: str = "quality") -> CellEnd:
+def kld_end(
+    pair: str = "q8_0/q4_0",
+    kind: Literal["quality", "floor"] = "quality",
+    *,
+    path: Literal["prefill", "decode"] = "prefill",
+    kld: float = 0.000503,
+    chunks: int = 2,
+    fingerprint: str = "",
+) -> CellEnd:
     cell = Cell(
-        kind="floor" if kind == "floor" else "quality",
+        kind=kind,
         pair=KVPair.parse(pair),
         test="kld",
         build_id="b1",
@@ -66,12 +77,25 @@ def kld_end(pair: str = "q8_0/q4_0", kind: str = "quality") -> CellEnd:
         model_sha256="ab" * 32,
         corpus_sha256="cd" * 32,
         n_ctx=512,
-        chunks=2,
-        path="prefill",
-        params={"n_ubatch": 512, "weights": "f16"},
+        chunks=chunks,
+        path=path,
+        params={"n_ubatch": 512 if path == "prefill" else 1, "weights": "f16"},
     )
     stats = perplexity.parse_kld((DATA / "perplexity-kld.stdout").read_text(encoding="utf-8"))
-    return cell_end(cell, outcome=Measured(measurement=stats, observed=observed(cell.pair), verdict=VERIFIED))
+    measured = Divergence(
+        stats=replace(stats, kld_mean=kld),
+        tokens=TokenKld(
+            fingerprint=fingerprint or f"{pair} {kind} {path} {kld}",
+            # The first chunk is worse than the others, so that comparing different chunks would show.
+            chunks=tuple(part(256, 510, kld * (1.5 if n == 0 else 0.5), n=255) for n in range(chunks)),
+            buckets=(part(256, 382, kld / 2), part(383, 510, kld * 1.5)),
+        ),
+    )
+    return cell_end(cell, outcome=Measured(measurement=measured, observed=observed(cell.pair), verdict=VERIFIED))
+
+
+def part(lo: int, hi: int, kld: float, n: int = 256) -> Part:
+    return Part(pos_lo=lo, pos_hi=hi, n=n, kld_mean=kld, kld_err=0.00004)
 
 
 def nmse_end(name: str, nmse: float) -> CellEnd:
@@ -86,7 +110,7 @@ def test_the_published_columns_come_first_and_in_their_order() -> None:
 
 
 def test_no_figure_is_rounded_and_what_does_not_apply_is_empty() -> None:
-    (row,) = tidy.frame(result_set(kld_end())).to_dict("records")
+    row = tidy.frame(result_set(kld_end())).to_dict("records")[0]
     assert (row["kld_mean"], row["kld_p999"], row["kld_max"], row["ppl"]) == (0.000503, 0.012622, 0.016310, 1.081946)
     assert (row["bpv"], row["kv_mib"], row["placement"]) == (6.5, 11.25, "verified")
     assert math.isnan(row["tokens_per_s"]) or row["tokens_per_s"] is None
@@ -149,6 +173,40 @@ def test_cells_that_the_last_sweep_did_not_plan_are_left_out() -> None:
 def test_a_set_without_a_sweep_is_an_error() -> None:
     with pytest.raises(StoreError, match="no sweep"):
         tidy.last_sweep([])
+
+
+def test_the_kld_of_positions_is_a_row_each_and_no_row_of_all_tokens() -> None:
+    whole, *buckets = tidy.rows(result_set(kld_end()))
+    assert (whole["test"], whole.get("pos_lo")) == ("kld", None)
+    assert [(row["test"], row["kind"], row["pos_lo"], row["pos_hi"]) for row in buckets] == [
+        ("kld_bucket", "bucket", 256, 382),
+        ("kld_bucket", "bucket", 383, 510),
+    ]
+    assert buckets[1]["kld_mean"] == pytest.approx(0.000503 * 1.5)
+    assert all(row.get(name) is None for row in buckets for name in ("ppl", "kld_p99", "same_top_pct", "fingerprint"))
+
+
+def test_the_decode_path_is_set_against_prefill_on_the_same_chunks() -> None:
+    rows = tidy.rows(result_set(kld_end(chunks=4), kld_end(path="decode", chunks=1), kld_end("turbo4", path="decode")))
+    found = {row["type_k"]: row for row in rows if row["path"] == "decode" and row["test"] == "kld"}
+    # The first chunk alone, and not the mean of all four.
+    assert found["q8_0"]["kld_prefill"] == pytest.approx(0.000503 * 1.5)
+    assert found["q8_0"]["kld_prefill_err"] == pytest.approx(0.00004)
+    assert found["turbo4"].get("kld_prefill") is None
+
+
+def test_properties_of_a_pair_are_columns_and_empty_where_it_has_none() -> None:
+    pairs = ("q4_0", "q4_0:unrotated", "q4_0+c/q4_0")
+    rows = [row for row in tidy.rows(result_set(*map(kld_end, pairs))) if row["test"] == "kld"]
+    assert [(row["center"], row["unrotated"]) for row in rows] == [(None, None), (None, True), (True, None)]
+
+
+def test_a_record_of_an_older_turbobench_has_no_positions() -> None:
+    old = kld_end().record("s1")
+    for name in ("fingerprint", "chunks", "buckets"):
+        del old["measurement"][name]
+    (row,) = tidy.rows(tidy.last_sweep([header(kld_end()), old]))
+    assert (row["kld_mean"], row.get("fingerprint"), row["samples"]) == (0.000503, None, 2)
 
 
 def test_codec_error_is_a_row() -> None:

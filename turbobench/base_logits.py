@@ -1,45 +1,62 @@
-"""The f16 log-probs that KLD cells compare with: made once for a build, model, text and size, whole or not at all."""
+"""The f16 log-probs that KLD cells compare with: made once for a build, model, text and n_ctx, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from turbobench import proc
-from turbobench.errors import CorpusError, DiskFullError, MeasurementError, TurbobenchError
-from turbobench.matrix import Cell
+from turbobench.errors import CorpusError, DiskFullError, MeasurementError
+from turbobench.matrix import F16, PREFILL_UBATCH, Cell
 from turbobench.outcome import Perplexity
 from turbobench.paths import atomic_path, cache_dir
 from turbobench.programs import perplexity
-from turbobench.programs.perplexity import PplRequest
+from turbobench.programs.perplexity import BaseHeader, PplRequest
 
-_SPARE_BYTES = 64 << 20  # logs and records must still fit
+# What two cells must share to be compared with one base. The path and the number of chunks are not among it: the decode
+# path is compared with the base of the prompt's path (see matrix), and reads as many of its chunks as it wants.
+_IDENTITY = ("build_id", "device", "model_sha256", "corpus_sha256", "n_ctx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSource:
-    """All that a base is made from. `model` is the file that is evaluated, expanded or not."""
+    """All that a base is made from. `models` are the files that are evaluated, by `weights`: f16 or as-is."""
 
     program: Path
-    model: Path
+    models: Mapping[str, Path]
     corpus: Path
     n_vocab: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A base file that is there and is what it should be; `ppl_by_chunk` is the running PPL of its evaluation."""
+
+    path: Path
+    header: BaseHeader
+    ppl_by_chunk: tuple[float, ...]
+
+
 def base_path(cell: Cell) -> Path:
-    """Return where the base of `cell` lives: one name for each build, model, text, size and path."""
-    shared = {k: v for k, v in cell.fields().items() if k not in {"kind", "test", "type_k", "type_v"}}
+    """Return where the base of `cell` lives: one name for each build, model, form of the weights, text and n_ctx."""
+    fields = cell.fields()
+    shared = {name: fields[name] for name in _IDENTITY} | {"weights": cell.params["weights"]}
     name = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "base" / f"{name}.logits"
 
 
+def remove(path: Path) -> None:
+    """Remove a base and what is known of it."""
+    path.unlink(missing_ok=True)
+    _facts_path(path).unlink(missing_ok=True)
+
+
 @dataclass(slots=True)
 class BaseLogits:
-    """The base of one sweep; a failure to make it is remembered, so that it is tried once and not for each cell."""
+    """The bases of one sweep; a failure to make one is remembered, so that it is tried once and not for each cell."""
 
     source: BaseSource
     run: Callable[[proc.Command, Callable[[str], None]], proc.Completed]
@@ -48,12 +65,9 @@ class BaseLogits:
     def make(self, cell: Cell, request: PplRequest, log: Path, on_line: Callable[[str], None]) -> Perplexity:
         """Evaluate the text with f16 K/V and write the base; returns its perplexity.
 
-        Raises CorpusError for a short text, DiskFullError before anything is run, MeasurementError, CommandError.
+        Raises CorpusError for a short text, DiskFullError, MeasurementError, CommandError.
         """
         path = base_path(cell)
-        size = self._size(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check_disk(path.parent, size)
         lines: list[str] = []
 
         def take(line: str) -> None:
@@ -61,55 +75,84 @@ class BaseLogits:
             on_line(line)
 
         with atomic_path(path) as temporary:
-            argv = perplexity.argv_base(self.source.program, self.source.model, self.source.corpus, temporary, request)
-            completed = self.run(proc.Command(argv=argv, log=log), take)
+            model = self.source.models[str(cell.params["weights"])]
+            argv = perplexity.argv_base(self.source.program, model, self.source.corpus, temporary, request)
+            completed = self.run(proc.Command(argv=argv, log=log, env=request.pair.env), take)
             if not completed.ok:
                 raise proc.CommandError(completed)
-            ppl, error = perplexity.parse_plain("\n".join(lines))
-            written = temporary.stat().st_size
-            if written != size:
-                raise self._wrong_size(written, request)
+            output = "\n".join(lines)
+            ppl, error = perplexity.parse_plain(output)
+            header = perplexity.read_base_header(temporary)
+            self._check_made(header, request)
+            facts = {**asdict(header), "ppl_by_chunk": perplexity.parse_chunks(output)}
+            with atomic_path(_facts_path(path)) as facts_file:
+                facts_file.write_text(json.dumps(facts))
         return Perplexity(ppl=ppl, ppl_err=error)
 
-    def ensure(self, cell: Cell, request: PplRequest, log: Path, on_line: Callable[[str], None]) -> Path:
-        """Return the base for `cell`, made now if there is none; raises like `make`."""
+    def ensure(self, cell: Cell, request: PplRequest, log: Path, on_line: Callable[[str], None]) -> Base:
+        """Return the base for `cell`, made now if there is none with as many chunks; raises like `make`.
+
+        MeasurementError if there is one that is of another text, n_ctx or vocabulary.
+        """
         path = base_path(cell)
-        if path.is_file() and path.stat().st_size == self._size(request):
-            return path
+        found = self._read(path, request)
+        if found is not None:
+            return found
         if path in self._failures:
             raise MeasurementError(self._failures[path], "mend that, then run the same command again")
         try:
-            self.make(cell, request, log, on_line)
+            self.make(cell, replace(request, pair=F16, n_ubatch=PREFILL_UBATCH, kv_center=None), log, on_line)
         except (CorpusError, DiskFullError):
             raise
         except (MeasurementError, proc.CommandError) as failure:
             self._failures[path] = f"the f16 base could not be made: {failure.what.splitlines()[0]}"
             raise
-        return path
+        made = self._read(path, request)
+        if made is None:
+            raise MeasurementError(f"the f16 base {path.name} is gone", "run the same command again")
+        return made
 
     def fail(self, cell: Cell, reason: str) -> None:
         """Remember that the base of `cell` cannot be made."""
         self._failures[base_path(cell)] = reason
 
-    def _wrong_size(self, written: int, request: PplRequest) -> TurbobenchError:
-        for chunks in range(1, request.chunks):
-            if perplexity.base_bytes(n_vocab=self.source.n_vocab, n_ctx=request.n_ctx, chunks=chunks) == written:
-                return CorpusError(
-                    f"the text is too short: it gives {chunks} chunks of {request.n_ctx} tokens, not {request.chunks}",
-                    "give a longer text, or a smaller n_ctx or fewer chunks",
-                )
-        return MeasurementError(
-            f"the f16 base has {written} bytes instead of {self._size(request)}", "its log says why; run it again"
-        )
+    def _read(self, path: Path, request: PplRequest) -> Base | None:
+        """Return the base at `path` if it serves `request`; None if there is none, or one of too few chunks."""
+        try:
+            facts = json.loads(_facts_path(path).read_text())
+            ppl_by_chunk = tuple(facts.pop("ppl_by_chunk"))
+            expected = BaseHeader(**facts)
+            header = perplexity.read_base_header(path)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        wanted = (request.n_ctx, self.source.n_vocab)
+        if (header.n_ctx, header.n_vocab) != wanted or header != expected:
+            raise MeasurementError(
+                f"the base {path.name} is of another text, n_ctx or vocabulary: it has {_said(header)}, "
+                f"and {_said(replace(expected, n_ctx=wanted[0], n_vocab=wanted[1]))} is wanted",
+                f"remove {path}, and the next run makes it again",
+            )
+        if header.chunks < request.chunks:
+            return None
+        return Base(path=path, header=header, ppl_by_chunk=ppl_by_chunk)
 
-    def _size(self, request: PplRequest) -> int:
-        return perplexity.base_bytes(n_vocab=self.source.n_vocab, n_ctx=request.n_ctx, chunks=request.chunks)
+    def _check_made(self, header: BaseHeader, request: PplRequest) -> None:
+        if header.chunks < request.chunks:
+            raise CorpusError(
+                f"the text is too short: it gives {header.chunks} chunks of {request.n_ctx} tokens, "
+                f"not {request.chunks}",
+                "give a longer text, or a smaller n_ctx or fewer chunks",
+            )
+        wanted = replace(header, n_ctx=request.n_ctx, n_vocab=self.source.n_vocab, chunks=request.chunks)
+        if header != wanted:
+            raise MeasurementError(
+                f"the f16 base has {_said(header)} instead of {_said(wanted)}", "its log says why; run it again"
+            )
 
 
-def _check_disk(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size + _SPARE_BYTES:
-        raise DiskFullError(
-            f"the f16 base logits need {size / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} GB free",
-            "free some space, set TURBOBENCH_CACHE to a larger disk, or ask for fewer chunks",
-        )
+def _said(header: BaseHeader) -> str:
+    return f"{header.chunks} chunks of {header.n_ctx}, vocabulary {header.n_vocab}, tokens {header.tokens_sha256[:8]}"
+
+
+def _facts_path(path: Path) -> Path:
+    return path.with_suffix(".json")

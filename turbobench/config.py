@@ -1,33 +1,21 @@
-"""YAML files to frozen records: what a sweep measures, and the strict loading that every configuration file shares."""
+"""What a sweep measures: the schema of configs/*.yaml, with pairs of cache types and the checks between sections."""
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, Union
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
 from turbobench.errors import ConfigError
-from turbobench.kvtypes import KV_TYPES, KVPair
+from turbobench.kvtypes import FLOATS, KV_TYPES, KVPair
+from turbobench.niah import MAX_KEYS
 from turbobench.paths import configs_dir
+from turbobench.strict_yaml import Strict, load_yaml, suggestion
 
 _NOT_SWEEPS = {"pin", "models", "corpora"}
-_FLOATS = {"f32", "f16", "bf16"}
 _COUNTABLE = 10_000_000  # far beyond any context or sample count; keeps a slipped digit from planning a year of work
-
-
-class Strict(BaseModel):
-    """Base of every record that comes from YAML: immutable, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-Record = TypeVar("Record", bound=Strict)
 
 
 def _expand_pairs(value: object) -> tuple[KVPair, ...]:
@@ -54,7 +42,7 @@ def _parse_pair(item: object) -> KVPair:
     if isinstance(item, KVPair):
         return item
     if not isinstance(item, str):
-        raise ValueError(f"a pair is written 'turbo4' or 'q8_0/turbo4', not {item!r}")
+        raise ValueError(f"a pair is written turbo4, q8_0/turbo4, turbo4+c/turbo3 or q4_0:unrotated, not {item!r}")
     try:
         return KVPair.parse(item)
     except ConfigError as failure:
@@ -75,7 +63,7 @@ def _known_types(value: object) -> object:
     """Refuse what is not the name of a quantized cache type, or is named twice."""
     names = value if isinstance(value, (list, tuple)) else [value]
     for index, name in enumerate(names):
-        if _parse_pair(name).type_k in _FLOATS:
+        if _parse_pair(name).type_k in FLOATS:
             raise ValueError(f"{name} is not quantized, so it has no quantization error to measure")
         if name in names[:index]:
             raise ValueError(f"the type {name} is listed twice")
@@ -88,9 +76,20 @@ def _distinct(value: object) -> object:
     return value
 
 
+def _one_or_more(value: object) -> object:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
 Pairs = Annotated[tuple[KVPair, ...], BeforeValidator(_expand_pairs)]
 Count = Annotated[StrictInt, Field(ge=1, le=_COUNTABLE)]
 Depth = Annotated[StrictInt, Field(ge=0, le=_COUNTABLE)]
+# Fewer than 256: llama-perplexity omits its statistics.
+Windows = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=256, le=_COUNTABLE)], ...],
+    BeforeValidator(_one_or_more),
+    BeforeValidator(_distinct),
+    Field(min_length=1),
+]
 
 
 class SpeedSpec(Strict):
@@ -122,20 +121,74 @@ class SpeedSpec(Strict):
         return self.rounds_at.get(depth, self.rounds)
 
 
-class QualitySpec(Strict):
-    """What llama-perplexity measures: PPL, and KLD against f16 K/V, over `chunks` windows of `n_ctx` tokens.
+class QualityPart(Strict):
+    """A smaller measurement beside the main one, of `chunks` windows; None takes the main one's pairs, first n_ctx."""
 
-    `weights` f16 expands the model first: with quantized weights the CPU's activation rounding hides small errors.
-    `floor` also measures f16 against its own 16-bit log-probs. `n_ubatch` 1 or 2 goes through the decode kernels.
+    n_ctx: Windows | None = None
+    chunks: Count = 1
+    pairs: Pairs | None = None
+
+
+class QualitySpec(Strict):
+    """What llama-perplexity measures: PPL, and KLD against f16 K/V, over `chunks` windows of each of `n_ctx` tokens.
+
+    `chunks_at` gives single lengths a number of their own. `weights` f16 expands the model first: with quantized
+    weights the CPU's activation rounding hides small errors. `decode` measures again one token at a time, through the
+    decode kernels, which the prompt's path never runs; `as_given` with the weights as they are in the file.
+    `floor` also measures what harmless changes show: f32 K/V, and f16 K/V in other batches.
     """
 
-    n_ctx: Annotated[StrictInt, Field(ge=256, le=_COUNTABLE)] = 2048  # fewer: llama-perplexity omits its statistics
+    n_ctx: Windows = (2048,)
     chunks: Count = 8
+    chunks_at: dict[int, Count] = Field(default_factory=dict)
     corpus: str | None = None
     weights: Literal["f16", "as-is"] = "f16"
     floor: bool = True
     keep_base: bool = False
-    n_ubatch: Count = 512
+    threads: Count | None = None
+    pairs: Pairs | None = None
+    decode: QualityPart | None = None
+    as_given: QualityPart | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if stray := set(self.chunks_at) - set(self.n_ctx):
+            raise ValueError(f"chunks_at names n_ctx {min(stray)}, which is not measured")
+        if self.as_given is not None and self.weights == "as-is":
+            raise ValueError("as_given repeats what weights: as-is measures already")
+        if self.decode is None:
+            return self
+        for n_ctx in self.windows_of(self.decode):
+            if n_ctx not in self.n_ctx:
+                raise ValueError(f"decode names n_ctx {n_ctx}, and there is no prefill of it to compare with")
+            if self.decode.chunks > self.chunks_of(n_ctx):
+                raise ValueError(f"decode asks for more chunks of {n_ctx} than prefill, which it is compared with")
+        return self
+
+    def chunks_of(self, n_ctx: int) -> int:
+        return self.chunks_at.get(n_ctx, self.chunks)
+
+    def windows_of(self, part: QualityPart) -> tuple[int, ...]:
+        return self.n_ctx[:1] if part.n_ctx is None else part.n_ctx
+
+
+class NiahSpec(Strict):
+    """Needle in a haystack through llama-server: prompts of `n_ctx` tokens, a fact at each of `positions` in each.
+
+    `keys` are how many facts of the same form a prompt has, of which one is asked for; each with `seeds` texts and
+    facts. Every pair gets the same prompts as f16, which is always asked too.
+    """
+
+    n_ctx: Windows = (2048,)
+    positions: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_distinct), Field(min_length=1)
+    ] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    keys: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=1, le=MAX_KEYS)], ...], BeforeValidator(_distinct), Field(min_length=1)
+    ] = (1, 4)
+    seeds: Count = 4
+    corpus: str | None = None
+    weights: Literal["f16", "as-is"] = "f16"
     threads: Count | None = None
     pairs: Pairs | None = None
 
@@ -146,28 +199,39 @@ class CodecSpec(Strict):
     blocks: Count = 65536
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     types: Annotated[tuple[str, ...], BeforeValidator(_known_types), Field(min_length=1)] = tuple(
-        name for name in KV_TYPES if name not in _FLOATS
+        name for name in KV_TYPES if name not in FLOATS
     )
 
 
 class SweepSpec(Strict):
-    """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones."""
+    """One sweep: the K/V pairs, and what to measure of them. A section's own `pairs` override the common ones.
+
+    `kv_center` is the file of K's means that pairs with `+c` use, None the one that `calibrate` wrote beside the model.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     pairs: Pairs = ()
     model: str | None = None
+    kv_center: str | None = None
     speed: SpeedSpec | None = None
     quality: QualitySpec | None = None
+    niah: NiahSpec | None = None
     codec: CodecSpec | None = None
 
     @model_validator(mode="after")
     def _has_work(self) -> Self:
-        if self.speed is None and self.quality is None and self.codec is None:
-            raise ValueError("nothing to measure: give at least one of speed, quality, codec")
-        for section, part in (("speed", self.speed), ("quality", self.quality)):
+        if self.speed is None and self.quality is None and self.niah is None and self.codec is None:
+            raise ValueError("nothing to measure: give at least one of speed, quality, niah, codec")
+        if self.quality and self.niah and self.quality.corpus != self.niah.corpus:
+            raise ValueError("quality and niah name different texts; use one, or two sweeps")
+        for section, part in (("speed", self.speed), ("quality", self.quality), ("niah", self.niah)):
             if part is not None and not (self.pairs if part.pairs is None else part.pairs):
                 raise ValueError(f"{section} has no K/V pairs: list them under 'pairs'")
+        decode = self.quality.decode if self.quality is not None else None
+        stray = [pair for pair in (decode.pairs or () if decode else ()) if pair not in self.quality_pairs]
+        if stray:
+            raise ValueError(f"decode names {stray[0].short}, and there is no prefill of it to compare with")
         return self
 
     @property
@@ -177,6 +241,19 @@ class SweepSpec(Strict):
     @property
     def quality_pairs(self) -> tuple[KVPair, ...]:
         return self.pairs if self.quality is None or self.quality.pairs is None else self.quality.pairs
+
+    @property
+    def niah_pairs(self) -> tuple[KVPair, ...]:
+        return self.pairs if self.niah is None or self.niah.pairs is None else self.niah.pairs
+
+    @property
+    def centered(self) -> tuple[KVPair, ...]:
+        """The pairs that need `kv_center`; those of `quality.decode` are among quality's."""
+        used = [*(self.speed_pairs if self.speed else ()), *(self.niah_pairs if self.niah else ())]
+        if self.quality is not None:
+            given = self.quality.as_given
+            used += [*self.quality_pairs, *((given.pairs or ()) if given is not None else ())]
+        return tuple(pair for pair in used if pair.center)
 
 
 def load_sweep(ref: str | Path) -> SweepSpec:
@@ -196,82 +273,3 @@ def _find_sweep(ref: str | Path) -> Path:
             return candidate
     known = sorted(p.stem for p in configs_dir().glob("*.yaml") if p.stem not in _NOT_SWEEPS)
     raise ConfigError(f"there is no sweep {ref}" + suggestion(path.stem, known), f"sweeps here: {', '.join(known)}")
-
-
-def load_yaml(path: Path, schema: type[Record]) -> Record:
-    """Read a YAML mapping into a frozen record; raises ConfigError with file, key path and a suggestion."""
-    data = _parse(path)
-    try:
-        return schema.model_validate(data)
-    except ValidationError as failure:
-        problems = [_describe(error, schema) for error in failure.errors()]
-        raise ConfigError(
-            f"{path}: {'; '.join(text for text, _ in problems)}", "; ".join(dict.fromkeys(hint for _, hint in problems))
-        ) from failure
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; a sweep would silently lose its first half."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path) -> dict[str, object]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as failure:
-        raise ConfigError(f"{path} cannot be read: {failure}", "give a UTF-8 YAML file") from failure
-    except yaml.MarkedYAMLError as failure:
-        mark = failure.problem_mark or failure.context_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where} is not valid YAML: {failure.problem}", "mend that line") from failure
-    except yaml.YAMLError as failure:
-        raise ConfigError(f"{path} is not valid YAML: {failure}".split("\n")[0], "give a YAML text file") from failure
-    if data is None:
-        raise ConfigError(f"{path} is empty", "see configs/demo.yaml for a complete example")
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise ConfigError(f"{path} is not a mapping of keys to values", "see configs/demo.yaml for a complete example")
-    return data
-
-
-def _describe(error: Mapping[str, Any], schema: type[Strict]) -> tuple[str, str]:
-    """Reword one pydantic error as (what, hint), each one line."""
-    location = [str(part) for part in error["loc"]]
-    dotted = ".".join(location) or "the file"
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(schema, location[:-1])
-        return f"unknown key '{dotted}'{suggestion(location[-1], known)}", f"known keys there: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"'{dotted}' is missing", f"add {location[-1]}: …"
-    reason = str(error["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
-    where = f"'{dotted}' " if reason.startswith("should") else f"'{dotted}': " if location else ""
-    return f"{where}{reason}{given}", "correct the value there"
-
-
-def _fields_at(schema: type[BaseModel], location: list[str]) -> list[str]:
-    """Return the keys that the record at this place of the file takes."""
-    for part in location:
-        nested = _record_in(schema.model_fields[part].annotation) if part in schema.model_fields else None
-        schema = nested or schema
-    return list(schema.model_fields)
-
-
-def _record_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (Union, types.UnionType, dict, list, tuple, Annotated):
-        return next((found for part in typing.get_args(annotation) if (found := _record_in(part))), None)
-    return None

@@ -13,11 +13,11 @@ from filelock import FileLock
 from pydantic import Field
 
 from turbobench import console, wheels
-from turbobench.config import Strict, load_yaml, suggestion
 from turbobench.download import fetch_url
 from turbobench.errors import CorpusError, FetchError
 from turbobench.hashing import cached_sha256, sha256_of
 from turbobench.paths import atomic_path, cache_dir, configs_dir
+from turbobench.strict_yaml import Strict, load_yaml, suggestion
 from turbobench.wheels import Sha256, WheelMember
 from turbobench.wikitext import corpus_text
 

@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from turbobench import backends, build, host, paths, proc, source, stack, toolchain
-from turbobench.config import load_yaml
 from turbobench.errors import StackError, ToolchainError, TurbobenchError
 from turbobench.machine import this_machine
 from turbobench.models import ModelList
+from turbobench.strict_yaml import load_yaml
 
 # Source, patched tree, build, model with its f16 weights, text and base logits of the demo.
 DEMO_BYTES = 4 << 30

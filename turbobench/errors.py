@@ -98,6 +98,18 @@ class AccessError(TurbobenchError):
     exit_code = 23
 
 
+class MemoryShortError(TurbobenchError):
+    """There is not enough memory for what is to be measured."""
+
+    exit_code = 24
+
+
+class QualityGateError(TurbobenchError):
+    """What was measured shows a fault: a decode path that differs from the prompt's, or a type that was not in use."""
+
+    exit_code = 25
+
+
 class Interrupted(TurbobenchError):  # noqa: N818 - it is the user's wish, not an error
     """Ctrl-C or SIGTERM; what was finished is kept."""
 

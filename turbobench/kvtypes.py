@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from turbobench.errors import ConfigError
 
@@ -45,30 +48,109 @@ KV_TYPES: dict[str, KVType] = {
 }
 
 
+FLOATS = frozenset({"f32", "f16", "bf16"})
+_CENTER = "+c"
+_UNROTATED = ":unrotated"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class KVPair:
-    """Cache types of K and V, written `q8_0/turbo4`."""
+    """Cache types of K and V, and what is done to the values before: written `turbo4+c/turbo3`, `q4_0/q8_0:unrotated`.
+
+    `center`: a mean, one vector for each layer and KV head, is subtracted from K (a file that `--kv-center` names).
+    `unrotated`: llama.cpp's rotation of quantized K and V is switched off, for both at once.
+    """
 
     type_k: str
     type_v: str
+    center: bool = False
+    unrotated: bool = False
 
     @classmethod
     def parse(cls, text: str) -> KVPair:
-        """Read `turbo4` (both) or `q8_0/turbo4` (K/V); raises ConfigError with a suggestion for an unknown type."""
-        first, slash, second = (part.strip() for part in text.partition("/"))
-        return cls(_known(first), _known(second if slash else first))
+        """Read `turbo4` (both) or `q8_0/turbo4` (K/V), with the marks `+c` after K and `:unrotated` after the pair.
+
+        A type alone with `+c` centres K and is the type of both. Raises ConfigError, with a suggestion for an unknown
+        type, also where a mark has no meaning.
+        """
+        types, colon, mark = text.strip().partition(":")
+        if colon and colon + mark.strip() != _UNROTATED:
+            raise ConfigError(
+                f"unknown mark ':{mark}' in {text!r}", f"the only one is {_UNROTATED!r}, as in q4_0:unrotated"
+            )
+        first, slash, second = (part.strip() for part in types.partition("/"))
+        name_k = first.removesuffix(_CENTER).rstrip()
+        if second.endswith(_CENTER):
+            raise ConfigError(f"{text!r} centres V, and only K can be centred", "write +c after the type of K alone")
+        pair = cls(
+            _known(name_k),
+            _known(second if slash else name_k),
+            center=first.endswith(_CENTER),
+            unrotated=bool(colon),
+        )
+        pair._check_marks()
+        return pair
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> KVPair:
+        """Return the pair of a record's cell or of a tidy row; the inverse of `fields`."""
+        return cls(
+            fields["type_k"],
+            fields["type_v"],
+            center=bool(fields.get("center")),
+            unrotated=bool(fields.get("unrotated")),
+        )
+
+    def fields(self) -> dict[str, str | bool]:
+        """Return the JSON values that stand for the pair; a property it does not have is left out."""
+        marks = {name: True for name in ("center", "unrotated") if getattr(self, name)}
+        return {"type_k": self.type_k, "type_v": self.type_v, **marks}
+
+    @property
+    def types(self) -> tuple[str, str]:
+        """The types alone, which is all that a tool's output tells."""
+        return self.type_k, self.type_v
 
     @property
     def bpv(self) -> float:
-        """Mean bits per cached value of K and V (for equal K and V widths)."""
+        """Mean bits per cached value of K and V (for equal K and V widths); a centre costs none per token."""
         return (KV_TYPES[self.type_k].bpv + KV_TYPES[self.type_v].bpv) / 2
 
     @property
     def uses_turbo(self) -> bool:
         return KV_TYPES[self.type_k].is_turbo or KV_TYPES[self.type_v].is_turbo
 
+    @property
+    def short(self) -> str:
+        """The shortest text that `parse` reads as this pair: `turbo4`, `turbo4+c`, `q4_0:unrotated`."""
+        if self.type_k != self.type_v:
+            return str(self)
+        return self.type_k + _CENTER * self.center + _UNROTATED * self.unrotated
+
+    def argv(self, kv_center: Path | None) -> list[str]:
+        """Return the options that every llama.cpp tool takes for the pair; `kv_center` is the file of a centred one."""
+        options = ["-ctk", self.type_k, "-ctv", self.type_v]
+        if not self.center:
+            return options
+        if kv_center is None:
+            raise ValueError(f"{self} needs a file of K's means")
+        return [*options, "--kv-center", str(kv_center)]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variable that rules rotation, set also where it is on: the user's own must not decide."""
+        return {"LLAMA_ATTN_ROT_DISABLE": str(int(self.unrotated))}
+
     def __str__(self) -> str:
-        return f"{self.type_k}/{self.type_v}"
+        return f"{self.type_k}{_CENTER * self.center}/{self.type_v}{_UNROTATED * self.unrotated}"
+
+    def _check_marks(self) -> None:
+        if self.center and self.type_k in FLOATS:
+            raise ConfigError(f"{self} centres a K of {self.type_k}, which has no error to lose", "leave +c out")
+        if self.unrotated and {self.type_k, self.type_v} <= FLOATS:
+            raise ConfigError(f"{self}: only quantized types are rotated", f"leave {_UNROTATED} out")
+        if self.unrotated and self.uses_turbo:
+            raise ConfigError(f"{self}: turbo codes are made for rotated values", f"leave {_UNROTATED} out")
 
 
 def _known(name: str) -> str:

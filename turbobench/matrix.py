@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from turbobench.config import CodecSpec, QualitySpec, SpeedSpec, SweepSpec
+from turbobench.config import CodecSpec, NiahSpec, QualityPart, QualitySpec, SpeedSpec, SweepSpec
 from turbobench.kvtypes import KVPair
 
 F16 = KVPair("f16", "f16")
 # Nearly lossless: what KLD it shows with quantized weights is the CPU's activation rounding, not the cache type.
 NEARLY_F16 = KVPair("f16", "q8_0")
-_DECODE_UBATCH = 2  # up to this many queries at once, backends take the decode kernels
+F32 = KVPair("f32", "f32")
+PREFILL_UBATCH = 512
+_OTHER_UBATCH = 32  # few enough queries at once for another attention kernel, and for other shapes of every product
+_DECODE_UBATCH = 1
 
 
 class HasSha256(Protocol):
@@ -31,17 +34,20 @@ class Cell:
     kind     test   pair    n_depth  n_ctx, chunks  path         params
     speed    pp512  any     tokens   -              prefill      threads, repetitions
     speed    tg16   any     tokens   -              decode       threads, repetitions
-    quality  ppl    f16     -        yes            by n_ubatch  threads, n_ubatch, weights; writes the base log-probs
-    quality  kld    others  -        yes            by n_ubatch  the same; PPL and KLD against that base
-    floor    kld    f16     -        yes            by n_ubatch  the same; f16 against its own base, which holds 16-bit
-                                                                 log-probs. With weights as-is also f16/q8_0.
+    quality  ppl    f16     -        yes            prefill      threads, n_ubatch, weights; writes the base log-probs
+    quality  kld    others  -        yes            both         the same; PPL and KLD against that base
+    floor    kld    f16,    -        yes            both         the same; what harmless changes show against that base:
+                    f32                                          other batches, f32 K/V, the decode kernels; flash_attn
+                                                                 off for f32. With weights as-is also f16/q8_0.
+    niah     niah   any     -        n_ctx          -            threads, weights, keys, positions, seeds
     nmse     nmse   t/t     -        -              -            blocks, seed; model and corpus sha256 are None
 
     `model_sha256` is that of the file the user named also where the weights are expanded (`params["weights"]`).
-    `params["threads"]` is missing where the program's default is used.
+    `params["threads"]` is missing where the program's default is used; `params["kv_center"]` is the sha256 of the file
+    of a centred pair.
     """
 
-    kind: Literal["speed", "quality", "floor", "nmse"]
+    kind: Literal["speed", "quality", "floor", "niah", "nmse"]
     pair: KVPair
     test: str
     build_id: str
@@ -61,9 +67,10 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields as JSON values, the pair as `type_k` and `type_v`."""
-        fields = asdict(self)
-        return {**fields.pop("pair"), **fields, "params": dict(self.params)}
+        """Return the fields as JSON values, the pair as `KVPair.fields` gives them."""
+        fields = asdict(self) | {"params": dict(self.params)}
+        del fields["pair"]
+        return {**self.pair.fields(), **fields}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +93,12 @@ def plan(
     model: HasSha256,
     corpus_sha256: str | None,
     device: str,
-    threads: int | None = None,
+    kv_center: str | None = None,
 ) -> list[Job]:
-    """Return the jobs of a sweep in the order to run them: codec, then quality, then speed (the machine is warm then).
+    """Return the jobs of a sweep in the order to run them: codec, quality, needles, then speed (the machine is warm).
 
     Speed rounds interleave the pairs and every second round takes them in reverse, so that a linear drift cancels.
-    `threads` applies where the spec names none.
+    `kv_center` is the sha256 of the file that centred pairs use.
     """
     jobs: list[Job] = []
     if spec.codec is not None:
@@ -99,15 +106,24 @@ def plan(
     common = {"build_id": build_id, "device": device, "model_sha256": model.sha256}
     if spec.quality is not None:
         at = {**common, "corpus_sha256": corpus_sha256}
-        jobs += _quality_jobs(spec.quality, spec.quality_pairs, at, _threads(spec.quality.threads, threads))
+        shared = _threads(spec.quality.threads)
+        for window in _windows(spec.quality, spec.quality_pairs):
+            jobs += _quality_jobs(window, at, shared, kv_center)
+    if spec.niah is not None:
+        at = {**common, "corpus_sha256": corpus_sha256}
+        jobs += _niah_jobs(spec.niah, spec.niah_pairs, at, kv_center)
     if spec.speed is not None:
-        jobs += _speed_jobs(spec.speed, spec.speed_pairs, common, _threads(spec.speed.threads, threads))
+        shared = _threads(spec.speed.threads)
+        jobs += _speed_jobs(spec.speed, spec.speed_pairs, common, shared, kv_center)
     return jobs
 
 
-def _threads(asked: int | None, default: int | None) -> dict[str, int | str]:
-    chosen = default if asked is None else asked
-    return {} if chosen is None else {"threads": chosen}
+def _center(pair: KVPair, kv_center: str | None) -> dict[str, int | str]:
+    return {"kv_center": kv_center} if pair.center and kv_center is not None else {}
+
+
+def _threads(asked: int | None) -> dict[str, int | str]:
+    return {} if asked is None else {"threads": asked}
 
 
 def _codec_jobs(spec: CodecSpec, *, build_id: str, device: str) -> Iterator[Job]:
@@ -123,34 +139,92 @@ def _codec_jobs(spec: CodecSpec, *, build_id: str, device: str) -> Iterator[Job]
         yield Job(cells=(cell,), round=0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """Chunks of one length, evaluated by one path on one form of the weights."""
+
+    n_ctx: int
+    chunks: int
+    path: Literal["prefill", "decode"]
+    weights: str
+    floor: bool
+    pairs: tuple[KVPair, ...]
+
+
+def _windows(spec: QualitySpec, pairs: tuple[KVPair, ...]) -> Iterator[_Window]:
+    """Put what shares a base file together: it is large, and made at the first need."""
+
+    def window(part: QualityPart, n_ctx: int, path: Literal["prefill", "decode"], weights: str) -> _Window:
+        chosen = pairs if part.pairs is None else part.pairs
+        return _Window(n_ctx=n_ctx, chunks=part.chunks, path=path, weights=weights, floor=spec.floor, pairs=chosen)
+
+    for n_ctx in spec.n_ctx:
+        yield window(QualityPart(chunks=spec.chunks_of(n_ctx)), n_ctx, "prefill", spec.weights)
+        if spec.decode is not None and n_ctx in spec.windows_of(spec.decode):
+            yield window(spec.decode, n_ctx, "decode", spec.weights)
+    if spec.as_given is not None:
+        for n_ctx in spec.windows_of(spec.as_given):
+            yield window(spec.as_given, n_ctx, "prefill", "as-is")
+
+
 def _quality_jobs(
-    spec: QualitySpec, pairs: tuple[KVPair, ...], common: Mapping[str, Any], threads: Mapping[str, int | str]
+    window: _Window, common: Mapping[str, Any], threads: Mapping[str, int | str], kv_center: str | None
 ) -> Iterator[Job]:
-    def job(kind: Literal["quality", "floor"], test: str, pair: KVPair) -> Job:
+    n_ubatch = _DECODE_UBATCH if window.path == "decode" else PREFILL_UBATCH
+
+    def job(kind: Literal["quality", "floor"], test: str, pair: KVPair, **changed: int | str) -> Job:
+        params = {**threads, "n_ubatch": n_ubatch, "weights": window.weights, **_center(pair, kv_center), **changed}
         cell = Cell(
             kind=kind,
             test=test,
             pair=pair,
-            n_ctx=spec.n_ctx,
-            chunks=spec.chunks,
-            path="decode" if spec.n_ubatch <= _DECODE_UBATCH else "prefill",
-            params={**threads, "n_ubatch": spec.n_ubatch, "weights": spec.weights},
+            n_ctx=window.n_ctx,
+            chunks=window.chunks,
+            path=window.path,
+            params=params,
             **common,
         )
         return Job(cells=(cell,), round=0)
 
-    yield job("quality", "ppl", F16)
-    if spec.floor:
-        yield job("floor", "kld", F16)
-        if spec.weights == "as-is":
+    # The decode path has no base of its own: compared with itself, a fault that all types share would go unseen.
+    # What the path alone changes is its floor, f16 through the decode kernels against the base of the prompt's path.
+    if window.path == "prefill":
+        yield job("quality", "ppl", F16)
+    if window.floor:
+        yield job("floor", "kld", F16, **({"n_ubatch": _OTHER_UBATCH} if window.path == "prefill" else {}))
+        if window.path == "prefill":
+            # Flash attention casts f32 K and V to f16 first (build_attn_mha in llama-graph.cpp): the same to the bit.
+            yield job("floor", "kld", F32, flash_attn="off")
+        if window.weights == "as-is":
             yield job("floor", "kld", NEARLY_F16)
-    for pair in pairs:
+    for pair in window.pairs:
         if pair != F16:
             yield job("quality", "kld", pair)
 
 
+def _niah_jobs(
+    spec: NiahSpec, pairs: tuple[KVPair, ...], common: Mapping[str, Any], kv_center: str | None
+) -> Iterator[Job]:
+    shared = {
+        **_threads(spec.threads),
+        "weights": spec.weights,
+        "positions": " ".join(f"{position:g}" for position in spec.positions),
+        "seeds": spec.seeds,
+    }
+    for n_ctx in spec.n_ctx:
+        for keys in spec.keys:
+            for pair in dict.fromkeys((F16, *pairs)):
+                params = {**shared, "keys": keys, **_center(pair, kv_center)}
+                cell = Cell(kind="niah", test="niah", pair=pair, n_ctx=n_ctx, params=params, **common)
+                yield Job(cells=(cell,), round=0)
+
+
 def _speed_jobs(
-    spec: SpeedSpec, pairs: tuple[KVPair, ...], common: Mapping[str, Any], threads: Mapping[str, int | str]
+    spec: SpeedSpec,
+    pairs: tuple[KVPair, ...],
+    common: Mapping[str, Any],
+    threads: Mapping[str, int | str],
+    kv_center: str | None,
 ) -> Iterator[Job]:
     tests: list[tuple[str, Literal["prefill", "decode"]]] = []
     if spec.pp:
@@ -159,7 +233,7 @@ def _speed_jobs(
         tests.append((f"tg{spec.tg}", "decode"))
 
     def cell(pair: KVPair, depth: int, test: str, path: Literal["prefill", "decode"]) -> Cell:
-        params = {**threads, "repetitions": spec.repetitions}
+        params = {**threads, "repetitions": spec.repetitions, **_center(pair, kv_center)}
         return Cell(kind="speed", test=test, pair=pair, n_depth=depth, path=path, params=params, **common)
 
     for number in range(max(map(spec.rounds_of, spec.depths))):

@@ -7,10 +7,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from turbobench import console, wheels
-from turbobench.config import Strict, load_yaml, suggestion
 from turbobench.errors import FetchError, ModelError
 from turbobench.hashing import cached_sha256
 from turbobench.paths import cache_dir, configs_dir
+from turbobench.strict_yaml import Strict, load_yaml, suggestion
 from turbobench.wheels import WheelMember
 
 

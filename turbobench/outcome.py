@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from turbobench.kld_tokens import TokenKld
 from turbobench.placement import Observed, Verdict
 from turbobench.programs.perplexity import QualityStats
 
@@ -33,7 +34,22 @@ class Nmse:
     n_values: int
 
 
-Measurement = Speed | Perplexity | QualityStats | Nmse
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """PPL and KLD against the f16 base: what llama-perplexity prints of all tokens, and what single tokens tell."""
+
+    stats: QualityStats
+    tokens: TokenKld
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needles:
+    """Whether each needle was found, by the id of its trial."""
+
+    trials: dict[str, bool]
+
+
+Measurement = Speed | Perplexity | Divergence | Needles | Nmse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from turbobench.kvtypes import KVPair
+from turbobench.kvtypes import FLOATS, KVPair
 
 Placement = Literal["verified", "fallback", "unverified"]
 
-_FLOATS = frozenset({"f32", "f16", "bf16"})
 _ROTATION_WIDTH = 64  # llama-kv-cache.cpp rotates heads that are a multiple of this
 _CONTEXT = "constructing llama_context"
 _SIZE = re.compile(
@@ -25,10 +24,11 @@ _FLASH = re.compile(r"llama_context: flash_attn\s+= (\w+)")
 _SPLITS = re.compile(r"sched_reserve: graph[^:]*: nodes = [^,]+, splits = (\d+)(?: / (\d+))?")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _DEVICE = re.compile(r"^\s*Device \d+: (.+), VMM: ", re.MULTILINE)
+_CENTERED = re.compile(r": K of \d+ layers is centred by ")
 _CONVERTED = "no FlashAttention vector kernel compiled"
 _FACT = re.compile(
     r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |"
-    + "|".join((_CONTEXT, _CONVERTED))
+    + "|".join((_CONTEXT, _CONVERTED, _CENTERED.pattern))
 )
 # What ggml calls the buffers of a backend's devices, before their number.
 _BUFFERS = {"cuda": "CUDA", "hip": "ROCm"}
@@ -40,7 +40,8 @@ class Observed:
 
     `n_splits` are those of the graph with most of them: the scheduler splits a graph wherever the device changes.
     `offloaded` is (layers on the GPU, all layers), None where llama.cpp knows no GPU; `devices` are as the backend
-    names them; `converted` is whether CUDA's vector attention had no kernel for the pair and made f16 copies.
+    names them; `converted` is whether CUDA's vector attention had no kernel for the pair and made f16 copies;
+    `centered` whether a mean was subtracted from K.
     """
 
     type_k: str
@@ -56,6 +57,7 @@ class Observed:
     offloaded: tuple[int, int] | None = None
     devices: tuple[str, ...] = ()
     converted: bool = False
+    centered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,27 +88,33 @@ def observe(lines: Iterable[str]) -> list[Observed]:
     return [found for context in contexts if (found := _observe_context("\n".join(context))) is not None]
 
 
-def judge(observed: Observed | None, pair: KVPair, *, backend: str, head_dims: tuple[int, int]) -> Verdict:
+def judge(
+    observed: Observed | None, pair: KVPair, *, backend: str, head_dims: tuple[int, int], flash_attn: bool = True
+) -> Verdict:
     """Compare what ran with what was asked; `head_dims` are the model's K and V head sizes.
 
-    A cache of another type, on another device or without flash attention is a `fallback`; a fact that cannot be proven
-    leaves it `unverified`.
+    A cache of another type or on another device, or flash attention other than asked, is a `fallback`; a fact that
+    cannot be proven leaves it `unverified`.
     """
     if observed is None:
         return Verdict(placement="unverified", reason="the log shows no K/V cache")
-    fallback = _fallback(observed, pair, backend)
+    fallback = _other_attention(observed, flash_attn) or _fallback(observed, pair, backend)
     if fallback:
         return Verdict(placement="fallback", reason=fallback)
     doubt = _doubt(observed, pair, backend, head_dims)
     return Verdict(placement="unverified" if doubt else "verified", reason=doubt)
 
 
+def _other_attention(observed: Observed, asked: bool) -> str:
+    return "" if observed.flash_attn == asked else f"flash attention was {'on' if observed.flash_attn else 'off'}"
+
+
 def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
     """Return what ran otherwise than asked, or nothing."""
-    if (observed.type_k, observed.type_v) != (pair.type_k, pair.type_v):
+    if (observed.type_k, observed.type_v) != pair.types:
         return f"the cache was {observed.type_k}/{observed.type_v}"
-    if not observed.flash_attn:
-        return "flash attention was off"
+    if observed.centered != pair.center:
+        return "K was centred" if observed.centered else "K was not centred"
     if backend != "cpu":
         return _left_device(observed, backend)
     # With only the CPU device in the build there is nothing to fall back to, and the graph is one split.
@@ -150,8 +158,8 @@ def _doubt(observed: Observed, pair: KVPair, backend: str, head_dims: tuple[int,
     """Return what could not be proven, or nothing."""
     rotated = (observed.attn_rot_k, observed.attn_rot_v)
     expected = tuple(
-        name not in _FLOATS and head_dim % _ROTATION_WIDTH == 0
-        for name, head_dim in zip((pair.type_k, pair.type_v), head_dims, strict=True)
+        name not in FLOATS and head_dim % _ROTATION_WIDTH == 0 and not pair.unrotated
+        for name, head_dim in zip(pair.types, head_dims, strict=True)
     )
     if rotated != expected:
         return f"attn_rot_k/v was {rotated}, expected {expected}"
@@ -183,4 +191,5 @@ def _observe_context(text: str) -> Observed | None:
         offloaded=(int(offloaded[1]), int(offloaded[2])) if offloaded else None,
         devices=tuple(_DEVICE.findall(text)),
         converted=_CONVERTED in text,
+        centered=_CENTERED.search(text) is not None,
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from turbobench import backends, console
-from turbobench.build import Build, build, find_build
+from turbobench.build import DEFAULT_TARGETS, MORE_TARGETS, Build, build, find_build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
-from turbobench.errors import ModelError, ToolchainError
+from turbobench.errors import ConfigError, ModelError, ToolchainError
+from turbobench.hashing import cached_sha256
 from turbobench.machine import this_machine
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
 from turbobench.models import resolve_model
@@ -21,7 +22,7 @@ from turbobench.paths import cache_dir
 from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.stack import PatchedTree, apply
-from turbobench.sweep import Prepared
+from turbobench.sweep import KVCenter, Prepared
 from turbobench.weights import expand_to_f16
 
 Value = TypeVar("Value")
@@ -35,6 +36,7 @@ class Request:
     model: str | None = None
     backend: str = "cpu"
     source: str | None = None
+    kv_center: str | None = None
 
 
 def prepare(request: Request) -> Prepared:
@@ -42,20 +44,23 @@ def prepare(request: Request) -> Prepared:
     spec = request.spec
     _check_device(request.backend)
     model, corpus = inputs(request)
-    made = _build(patched_tree(request), request.backend)
-    quality_model = model.path
-    if spec.quality is not None and spec.quality.weights == "f16":
-        quality_model = _stage(
+    kv_center = _kv_center(request, model)
+    targets = DEFAULT_TARGETS + (MORE_TARGETS["server"] if spec.niah is not None else ())
+    made = _build(patched_tree(request), request.backend, targets)
+    quality_models = {"as-is": model.path}
+    if "f16" in {part.weights for part in (spec.quality, spec.niah) if part is not None}:
+        quality_models["f16"] = _stage(
             "f16 weights", lambda: expand_to_f16(model, made.program("llama-quantize")), lambda path: path
         )
     return Prepared(
         spec=spec,
         build=made,
         model=model,
-        quality_model=quality_model,
+        quality_models=quality_models,
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
+        kv_center=kv_center,
     )
 
 
@@ -75,11 +80,30 @@ def preview(request: Request) -> Prepared:
         spec=request.spec,
         build=found,
         model=model,
-        quality_model=model.path,
+        quality_models={"as-is": model.path, "f16": model.path},
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
+        kv_center=_kv_center(request, model),
     )
+
+
+def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
+    """Return the file of K's means, if a pair of the sweep uses one: the one named, else the one beside the model.
+
+    Raises ConfigError if it is not there.
+    """
+    if not request.spec.centered:
+        return None
+    given = request.kv_center or request.spec.kv_center
+    # Where 'turbobench calibrate' writes it.
+    path = Path(given).expanduser() if given else model.path.with_name(f"{model.path.stem}.kv-center.gguf")
+    if not path.is_file():
+        raise ConfigError(
+            f"{request.spec.centered[0].short} needs a file of K's means, and there is no {path}",
+            "make it with 'turbobench calibrate', or give another with --kv-center or as kv_center: in the sweep",
+        )
+    return KVCenter(path=path.resolve(), sha256=cached_sha256(path))
 
 
 def _check_device(backend: str) -> None:
@@ -96,16 +120,20 @@ def inputs(request: Request) -> tuple[ModelFacts, Corpus | None]:
     spec = request.spec
     ref = request.model if request.model is not None else spec.model
     facts = _stage("model", lambda: read_facts(resolve_model(ref)), lambda found: found.path)
-    if spec.quality is None:
+    reader = spec.quality or spec.niah
+    if reader is None:
         return facts, None
     if facts.random_weights:
         raise ModelError(
             f"{facts.path.name} has {RANDOM_WEIGHTS}: perplexity and KL divergence would mean nothing",
-            "remove 'quality' from the sweep, or give a real model with -m",
+            "remove 'quality' and 'niah' from the sweep, or give a real model with -m",
         )
-    wanted = spec.quality
-    corpus = _stage("text", lambda: resolve_corpus(wanted.corpus), lambda found: found.path)
-    check_long_enough(corpus, n_ctx=wanted.n_ctx, chunks=wanted.chunks)
+    corpus = _stage("text", lambda: resolve_corpus(reader.corpus), lambda found: found.path)
+    if spec.quality is not None:
+        for n_ctx in spec.quality.n_ctx:
+            check_long_enough(corpus, n_ctx=n_ctx, chunks=spec.quality.chunks_of(n_ctx))
+    if spec.niah is not None:
+        check_long_enough(corpus, n_ctx=max(spec.niah.n_ctx), chunks=1)
     return facts, corpus
 
 
@@ -115,10 +143,10 @@ def patched_tree(request: Request) -> PatchedTree:
     return _stage("patched tree", lambda: apply(source), lambda tree: tree.path)
 
 
-def _build(tree: PatchedTree, backend: str) -> Build:
+def _build(tree: PatchedTree, backend: str, targets: tuple[str, ...]) -> Build:
     found = find_build(tree, backend)
     # `build` goes through its own checks also when there is one: a program may have been removed since.
-    made = build(tree, backend, smoke=functools.partial(smoke, backend=backend))
+    made = build(tree, backend, smoke=functools.partial(smoke, backend=backend), targets=targets)
     _say("build", made.id, cached=found is not None and found.built_at == made.built_at)
     return made
 

@@ -132,21 +132,24 @@ def check(command: Command, *, on_line: Callable[[str], None] | None = None, hin
 
 
 @contextlib.contextmanager
-def beside(command: Command, on_line: Callable[[str], None]) -> Iterator[None]:
+def beside(
+    command: Command, on_line: Callable[[str], None], *, stderr: bool = False, own_group: bool = True
+) -> Iterator[Callable[[], bool]]:
     """Run a command beside the body and end it with the body; each line of its stdout goes to `on_line`, in a thread.
 
-    A program that cannot be started gives no lines.
+    With `stderr` the lines of that, too. Without `own_group` whoever ends this process's group ends it as well. Yields
+    what says whether it has ended by itself. A program that cannot be started gives no lines, and has ended.
     """
     try:
         process = subprocess.Popen(
             [os.fspath(part) for part in command.argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            stderr=subprocess.STDOUT if stderr else subprocess.DEVNULL,
+            start_new_session=own_group,
         )
     except (FileNotFoundError, PermissionError):
-        yield
+        yield lambda: True
         return
     assert process.stdout is not None  # noqa: S101 - opened as a pipe above
     with process.stdout as pipe:
@@ -158,9 +161,13 @@ def beside(command: Command, on_line: Callable[[str], None]) -> Iterator[None]:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            yield
+            yield lambda: process.poll() is not None
         finally:
-            kill_group(process)
+            if own_group:
+                kill_group(process)
+            else:
+                process.kill()
+                process.wait()
             reader.join()
 
 

@@ -7,28 +7,51 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turbobench.errors import StoreError
+from turbobench import console, figures, pareto
+from turbobench.errors import QualityGateError, StoreError
 from turbobench.model import RANDOM_WEIGHTS
+from turbobench.pareto import Placed
 from turbobench.paths import atomic_path
+from turbobench.quality_gate import faults
+from turbobench.quality_tables import pareto_settings, points
 from turbobench.store import RECORDS, read
-from turbobench.tables import Table, all_tables
-from turbobench.tidy import ResultSet, frame, last_sweep, rows
+from turbobench.table import Table
+from turbobench.tables import all_tables
+from turbobench.tidy import ResultSet, Row, frame, last_sweep, rows
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+_WORTH_DRAWING = 3
 _WIDE = 200  # columns, for output that is no terminal
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A result set with its tables, and the provenance as (name, value) pairs."""
+    """A result set with its tables, the provenance as (name, value) pairs, and the faults that the rows show."""
 
     result_set: ResultSet
     tables: tuple[Table, ...]
     provenance: tuple[tuple[str, str], ...]
+    figures: tuple[Figure, ...]
+    faults: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise QualityGateError if the figures cannot be believed."""
+        if self.faults:
+            more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+            raise QualityGateError(self.faults[0] + more, "the report's tables show each; do not use this build")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A byte-Pareto figure to be drawn: its file in `figures/`, its points, and the title of the table it goes with."""
+
+    file: str
+    title: str
+    placed: tuple[Placed, ...]
 
 
 def load(folder: Path) -> Report:
@@ -36,13 +59,26 @@ def load(folder: Path) -> Report:
     if not (folder / RECORDS).is_file():
         raise StoreError(f"{folder} holds no {RECORDS}", "make a result set with 'turbobench run configs/demo.yaml'")
     result_set = last_sweep(read(folder / RECORDS))
+    found = rows(result_set)
     return Report(
-        result_set=result_set, tables=tuple(all_tables(rows(result_set))), provenance=tuple(_provenance(result_set))
+        result_set=result_set,
+        tables=tuple(all_tables(found)),
+        provenance=tuple(_provenance(result_set)),
+        figures=tuple(_figures(found)),
+        faults=tuple(faults(found)),
     )
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write `tidy.csv` and `report.md` into the set, each whole or not at all; returns the report's path."""
+    """Write `tidy.csv`, `report.md` and, with matplotlib, `figures/` into the set; returns the report's path.
+
+    Each file is written whole or not at all.
+    """
+    if report.figures and not figures.available():
+        console.warn("no figures without matplotlib; pip install 'turbobench[figures]' brings it")
+    else:
+        for figure in report.figures:
+            figures.write_pareto(figure.placed, folder / "figures" / figure.file, title=figure.title)
     with atomic_path(folder / "tidy.csv") as temporary:
         temporary.write_text(csv(report), encoding="utf-8")
     path = folder / "report.md"
@@ -74,6 +110,8 @@ def markdown(report: Report) -> str:
         title=f"{report.result_set.header['set']}: K/V cache types in llama.cpp",
         lead=spec["description"] or f"The sweep `{spec['name']}`.",
         tables=report.tables,
+        figures=report.figures if figures.available() else (),
+        faults=report.faults,
         provenance=report.provenance,
     )
     while "\n\n\n" in text:
@@ -82,13 +120,13 @@ def markdown(report: Report) -> str:
 
 
 def show(report: Report, out: Console) -> None:
-    """Print the tables, their notes and the provenance; where a table is too wide, errors after ± are left out."""
+    """Print the tables, their notes and the provenance; what is too wide goes without its errors and some columns."""
     if not out.is_terminal:
         out.width = _WIDE
     for table in report.tables:
         rendered = _rich_table(table)
         if out.measure(rendered, options=out.options.update(max_width=_WIDE)).maximum > out.width:
-            rendered = _rich_table(_without_errors(table))
+            rendered = _rich_table(_narrow(table))
         out.print()
         out.print(table.title, style="bold", markup=False)
         out.print(rendered, soft_wrap=False)
@@ -97,6 +135,15 @@ def show(report: Report, out: Console) -> None:
     out.print()
     for name, value in report.provenance:
         out.print(f"{name}: {value.replace('`', '').replace('**', '')}", markup=False)
+
+
+def _figures(found: Sequence[Row]) -> list[Figure]:
+    made: list[Figure] = []
+    for setting, title, chosen in pareto_settings(found):
+        placed = [place for place in pareto.place(points(chosen)) if place.point.kld > 0]
+        if len(placed) >= _WORTH_DRAWING:
+            made.append(Figure(file=f"pareto-{setting}.png", title=title, placed=tuple(placed)))
+    return made
 
 
 def _rich_table(table: Table) -> RichTable:
@@ -110,8 +157,14 @@ def _rich_table(table: Table) -> RichTable:
     return shown
 
 
-def _without_errors(table: Table) -> Table:
-    return replace(table, rows=tuple(tuple(cell.partition(" ± ")[0] for cell in row) for row in table.rows))
+def _narrow(table: Table) -> Table:
+    kept = [index for index, header in enumerate(table.headers) if header not in table.dispensable]
+    return replace(
+        table,
+        headers=tuple(table.headers[index] for index in kept),
+        aligns=tuple(table.aligns[index] for index in kept),
+        rows=tuple(tuple(row[index].partition(" ± ")[0] for index in kept) for row in table.rows),
+    )
 
 
 def _pipe_table(table: Table) -> str:

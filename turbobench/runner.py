@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from turbobench import backends, native, placement, proc
+from turbobench import backends, kld_tokens, native, niah, niah_client, placement, proc
 from turbobench import model as models
 from turbobench.base_logits import BaseLogits
 from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
-from turbobench.kvtypes import KVPair
+from turbobench.failures import failed
 from turbobench.matrix import Cell, Job
 from turbobench.model import ModelFacts
-from turbobench.outcome import Failed, Measured, Measurement, Nmse, Outcome, Skipped, Speed
-from turbobench.paths import cache_dir
+from turbobench.outcome import Divergence, Measured, Measurement, Needles, Nmse, Outcome, Skipped, Speed
+from turbobench.paths import cache_dir, scratch_dir
 from turbobench.placement import Verdict
-from turbobench.programs import llama_bench, perplexity
+from turbobench.programs import llama_bench, perplexity, server
 from turbobench.programs.llama_bench import BenchRequest
 from turbobench.programs.perplexity import PplRequest
+from turbobench.programs.server import ServerRequest
 from turbobench.store import CellEnd
 
 _NOISE = re.compile(r"^(llama_graph_n_input_tensors|create_tensor|load_tensors: tensor)|: layer +\d+: dev")
-_TELLING = re.compile(r"error|fail|assert|abort|unsupported|requires|cannot|not supported", re.IGNORECASE)
-_F16 = KVPair("f16", "f16")
 
 OnLine = Callable[[str], None]
 
@@ -39,19 +38,31 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What every job of a sweep shares. `quality_model` is the file that quality cells evaluate."""
+    """What every job of a sweep shares.
+
+    `quality_models` are the files that quality cells evaluate, by `weights`; `kv_center` the means of K that centred
+    pairs use.
+    """
 
     executor: Executor
     bin_dir: Path
     backend: str
     model: ModelFacts
-    quality_model: Path
+    quality_models: Mapping[str, Path]
+    kv_center: Path | None
     base: BaseLogits
     n_prompt: int
     n_gen: int
     log_dir: Path
     program: Callable[[str], Path]
     timeout_s: float
+
+
+def unservable(cell: Cell, model: ModelFacts) -> str | None:
+    """Return why this model cannot be measured so, None if it can."""
+    if cell.n_ctx is not None and 0 < model.n_ctx_train < cell.n_ctx:
+        return f"the model was trained on contexts of {model.n_ctx_train} tokens: beyond, f16 itself means nothing"
+    return models.preflight(model, cell.pair)
 
 
 def run_job(job: Job, ctx: RunContext, on_line: OnLine) -> list[CellEnd]:
@@ -67,7 +78,7 @@ def run_job(job: Job, ctx: RunContext, on_line: OnLine) -> list[CellEnd]:
         except (CorpusError, DiskFullError):
             raise
         except TurbobenchError as failure:
-            outcomes = [_failed(failure, _log_of(job, ctx))] * len(job.cells)
+            outcomes = [failed(failure, _log_of(job, ctx))] * len(job.cells)
     ended = datetime.now(UTC)
     return [
         CellEnd(
@@ -88,7 +99,7 @@ def _skip(job: Job, ctx: RunContext) -> list[Outcome] | None:
             return None
         why = f"a {ctx.backend} build fills its cache on the device, and only the CPU's quantizer can be called"
         return [Skipped(reason=why)] * len(job.cells)
-    reason = models.preflight(ctx.model, job.cells[0].pair)
+    reason = unservable(job.cells[0], ctx.model)
     return None if reason is None else [Skipped(reason=reason)] * len(job.cells)
 
 
@@ -99,6 +110,8 @@ def _measure(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
             return _speed(job, ctx, on_line)
         case "quality" | "floor":
             return [_base(job, ctx, on_line) if job.makes_base else _kld(job, ctx, on_line)]
+        case "niah":
+            return [_niah(job, ctx, on_line)]
         case "nmse":
             return [_nmse(job, ctx)]
         case _:
@@ -115,6 +128,7 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
         repetitions=int(cell.params["repetitions"]),
         n_threads=_threads(cell),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
+        kv_center=ctx.kv_center,
     )
     facts: list[str] = []
 
@@ -126,7 +140,8 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
     log = _log_of(job, ctx)
     argv = llama_bench.argv(ctx.program("llama-bench"), ctx.model.path, request)
     with backends.get(ctx.backend).peak_memory() as memory:
-        completed = _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
+        command = proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s, env=cell.pair.env)
+        completed = _run(ctx, command, take)
     rows = llama_bench.parse(completed.stdout)
     llama_bench.check_asked(rows, request)
     _drop_noise(log)
@@ -172,19 +187,60 @@ def _base(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
 def _kld(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
     cell, log = job.cells[0], _log_of(job, ctx)
     request = _ppl_request(cell, ctx)
-    base = ctx.base.ensure(cell, replace(request, pair=_F16), log, on_line)
+    base = ctx.base.ensure(cell, request, log, on_line)
     lines: list[str] = []
 
     def take(line: str) -> None:
         lines.append(line)
         on_line(line)
 
-    argv = perplexity.argv_kld(ctx.program("llama-perplexity"), ctx.quality_model, base, request)
-    _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s), take)
-    stats = perplexity.parse_kld("\n".join(lines))
-    perplexity.check_differs(stats, cell.pair)
+    program, model = ctx.program("llama-perplexity"), ctx.quality_models[str(cell.params["weights"])]
+    with scratch_dir(cache_dir()) as scratch:
+        token_file = scratch / "kld.f32"
+        argv = perplexity.argv_kld(program, model, base.path, request, tokens=token_file)
+        _run(ctx, proc.Command(argv=argv, log=log, timeout_s=ctx.timeout_s, env=cell.pair.env), take)
+        stats = perplexity.parse_kld("\n".join(lines))
+        perplexity.check_differs(stats, cell.pair)
+        perplexity.check_base_ppl(stats, base.ppl_by_chunk[request.chunks - 1])
+        tokens = kld_tokens.read(token_file, n_ctx=request.n_ctx, chunks=request.chunks, printed_mean=stats.kld_mean)
     observed = placement.observe(lines)
-    return _measured(cell, ctx, stats, observed[-1] if observed else None)
+    return _measured(cell, ctx, Divergence(stats=stats, tokens=tokens), observed[-1] if observed else None)
+
+
+def _niah(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
+    cell = job.cells[0]
+    if cell.n_ctx is None:
+        raise ValueError(f"a needle cell has n_ctx: {cell}")
+    request = ServerRequest(
+        pair=cell.pair,
+        n_ctx=cell.n_ctx,
+        n_threads=_threads(cell),
+        n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
+        kv_center=ctx.kv_center,
+    )
+    model = ctx.quality_models[str(cell.params["weights"])]
+    wanted = niah_client.Job(
+        server=tuple(server.argv(ctx.program("llama-server"), model, request)),
+        text=str(ctx.base.source.corpus),
+        n_tokens=cell.n_ctx,
+        positions=tuple(map(float, str(cell.params["positions"]).split())),
+        seeds=int(cell.params["seeds"]),
+        keys=int(cell.params["keys"]),
+    )
+    facts: list[str] = []
+
+    def take(line: str) -> None:
+        if placement.is_fact(line):
+            facts.append(line)
+        on_line(line)
+
+    argv = niah_client.argv(wanted)
+    command = proc.Command(argv=argv, log=_log_of(job, ctx), timeout_s=ctx.timeout_s, env=cell.pair.env)
+    completed = _run(ctx, command, take)
+    expected = niah.trials(wanted.positions, seeds=wanted.seeds, keys=wanted.keys)
+    found = niah_client.parse(completed.stdout, expected)
+    observed = placement.observe(facts)
+    return _measured(cell, ctx, Needles(trials=found), observed[-1] if observed else None)
 
 
 def _nmse(job: Job, ctx: RunContext) -> Outcome:
@@ -206,7 +262,9 @@ def _measured(
     device_mib_peak: float | None = None,
 ) -> Measured:
     head_dims = (ctx.model.head_dim_k, ctx.model.head_dim_v)
-    verdict = placement.judge(observed, cell.pair, backend=ctx.backend, head_dims=head_dims)
+    verdict = placement.judge(
+        observed, cell.pair, backend=ctx.backend, head_dims=head_dims, flash_attn=_flash_attn(cell)
+    )
     return Measured(measurement=measurement, observed=observed, verdict=verdict, device_mib_peak=device_mib_peak)
 
 
@@ -227,7 +285,13 @@ def _ppl_request(cell: Cell, ctx: RunContext) -> PplRequest:
         n_threads=_threads(cell),
         n_ubatch=int(cell.params["n_ubatch"]),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
+        kv_center=ctx.kv_center,
+        flash_attn=_flash_attn(cell),
     )
+
+
+def _flash_attn(cell: Cell) -> bool:
+    return cell.params.get("flash_attn") != "off"
 
 
 def _threads(cell: Cell) -> int | None:
@@ -236,35 +300,6 @@ def _threads(cell: Cell) -> int | None:
 
 def _log_of(job: Job, ctx: RunContext) -> Path:
     return ctx.log_dir / f"{job.cells[0].id}-r{job.round}.log"
-
-
-def _failed(failure: TurbobenchError, log: Path) -> Failed:
-    """Put a failure into one line without a path of this machine, since the store is committed."""
-    if not isinstance(failure, proc.CommandError):
-        return Failed(reason=_portable(failure.what), ending="exit code 0", log=_portable(str(log)), hint=failure.hint)
-    completed = failure.completed
-    telling = [line for line in completed.tail if _TELLING.search(line)] or list(completed.tail[-1:])
-    program = Path(completed.argv[0]).name
-    reason = f"{program}: {completed.ending}" + (f": {telling[-1].strip()}" if telling else "")
-    return Failed(
-        reason=_portable(reason), ending=completed.ending, log=_portable(str(log)), hint=_next_step(completed)
-    )
-
-
-def _next_step(completed: proc.Completed) -> str:
-    match completed.signal_name:
-        case "SIGILL":
-            return "this CPU cannot run an instruction of the build: run 'turbobench build' on this machine"
-        case "SIGKILL":
-            return "probably out of memory: ask for a smaller depth or n_ctx"
-        case None:
-            return "its log says more; running the same command again retries this cell"
-        case _:
-            return "a crash of the program: its log says where; running the same command again retries this cell"
-
-
-def _portable(text: str) -> str:
-    return text.replace(str(cache_dir()), "$TURBOBENCH_CACHE").replace(str(Path.home()), "~")
 
 
 def _drop_noise(log: Path) -> None:

@@ -13,9 +13,9 @@ from filelock import FileLock
 from pydantic import Field
 
 from turbobench import console, package_index, paths
-from turbobench.config import Strict, load_yaml
 from turbobench.errors import FetchError, SourceError
 from turbobench.git import Git, reason
+from turbobench.strict_yaml import Strict, load_yaml
 
 _VENDORED = "vendor/llama.cpp"
 _PROBE_TIMEOUT_S = 15.0  # a host that cannot be reached is given up soon: there is another route

@@ -52,6 +52,13 @@ def rounds_interval(rounds: Sequence[Sequence[float]]) -> Estimate:
     return mean_interval([statistics.median(samples) for samples in rounds])
 
 
+def mcnemar(lost: int, won: int) -> float:
+    """Return the exact two-sided p of McNemar's test: how likely so uneven a split of the changes is by chance."""
+    changes = lost + won
+    tail = sum(math.comb(changes, i) for i in range(min(lost, won) + 1))
+    return min(1.0, float(2 * tail / 2**changes))
+
+
 def geometric_interval(ratios: Sequence[float]) -> Estimate:
     """Return the geometric mean of positive ratios with the Student t interval of their logarithms."""
     logs = mean_interval([math.log(ratio) for ratio in ratios])

@@ -3,6 +3,9 @@
 Schema history
 1  `sweep` (provenance of one run) and `cell` (one outcome of one cell in one round) records.
    A measured cell of a GPU has `device_mib_peak`, and a `sweep` on one names its `gpus`.
+   A `kld` measurement has had `fingerprint`, `chunks` and `buckets` since llama-perplexity writes single tokens.
+   A cell of kind `niah` has a measurement of that type: `trials`, from a prompt's id to whether the needle was found.
+   The `cell` of a pair with a property has `center` or `unrotated`.
    A `sweep` has had `host` since a set may no longer be continued on another machine; one without counts as foreign.
 """
 
@@ -21,9 +24,8 @@ import filelock
 
 from turbobench.errors import StoreError
 from turbobench.matrix import Cell
-from turbobench.outcome import Failed, Measured, Nmse, Outcome, Perplexity, Skipped, Speed
+from turbobench.outcome import Divergence, Failed, Measured, Needles, Nmse, Outcome, Perplexity, Skipped, Speed
 from turbobench.paths import cache_dir, raise_if_disk_full
-from turbobench.programs.perplexity import QualityStats
 
 SCHEMA = 1
 RECORDS = "records.jsonl"
@@ -197,8 +199,10 @@ def _measurement_fields(outcome: Measured) -> Record:
             return {"type": "speed", **asdict(outcome.measurement)}
         case Perplexity():
             return {"type": "ppl", **asdict(outcome.measurement)}
-        case QualityStats():
-            return {"type": "kld", **asdict(outcome.measurement)}
+        case Divergence(stats=stats, tokens=tokens):
+            return {"type": "kld", **asdict(stats), **asdict(tokens)}
+        case Needles():
+            return {"type": "niah", **asdict(outcome.measurement)}
         case Nmse():
             return {"type": "nmse", **asdict(outcome.measurement)}
         case _:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from turbobench import __version__, console, proc
+from turbobench import __version__, base_logits, console, proc, room
 from turbobench.base_logits import BaseLogits, BaseSource, base_path
 from turbobench.config import SweepSpec
 from turbobench.errors import ConfigError, StoreError
@@ -20,7 +20,7 @@ from turbobench.matrix import Job, plan
 from turbobench.model import ModelFacts
 from turbobench.outcome import Failed, Measured, Skipped
 from turbobench.paths import cache_dir
-from turbobench.runner import Executor, RunContext, run_job
+from turbobench.runner import Executor, RunContext, run_job, unservable
 from turbobench.store import SCHEMA, Record, Store, open_store
 from turbobench.sweep_view import EtaColumn, SweepView, label, works_of
 
@@ -35,16 +35,28 @@ _BASE_TIMEOUT_S = 24 * 3600.0  # a large model may need hours; only a hang needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KVCenter:
+    """A file of K's means, by whose content cells that use it are named."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All the values that a sweep needs before its first cell."""
+    """All the values that a sweep needs before its first cell.
+
+    `quality_models` are the files that quality cells evaluate, by `weights`; `kv_center` the file of K's means.
+    """
 
     spec: SweepSpec
     build: Build
     model: ModelFacts
-    quality_model: Path
+    quality_models: Mapping[str, Path]
     corpus: Corpus | None
     machine: Machine
     gpus: tuple[Gpu, ...] = ()
+    kv_center: KVCenter | None = None
 
     @property
     def device(self) -> str:
@@ -73,6 +85,7 @@ def jobs_of(prepared: Prepared) -> list[Job]:
         model=prepared.model,
         corpus_sha256=prepared.corpus.sha256 if prepared.corpus else None,
         device=prepared.device,
+        kv_center=prepared.kv_center.sha256 if prepared.kv_center else None,
     )
 
 
@@ -99,7 +112,8 @@ def eta_model(prepared: Prepared, jobs: Iterable[Job], records: Iterable[Record]
 def run_sweep(prepared: Prepared, folder: Path, *, only: str | None = None, executor: Executor = proc.run) -> SweepEnd:
     """Measure every cell that `folder` lacks and append it there; a cell that failed before is tried again.
 
-    Raises CorpusError, DiskFullError, StoreError. On KeyboardInterrupt every finished cell is in the store.
+    Raises CorpusError, DiskFullError, MemoryShortError, StoreError. On KeyboardInterrupt every finished cell is in the
+    store.
     """
     jobs = jobs_of(prepared)
     if only is not None and not any(fnmatch.fnmatchcase(label(job), only) for job in jobs):
@@ -109,6 +123,7 @@ def run_sweep(prepared: Prepared, folder: Path, *, only: str | None = None, exec
         n_cached = sum(len(job.cells) for job in jobs) - sum(
             len(job.cells) for job in pending(jobs, store.finished(), None)
         )
+        _check_room(todo, prepared)
         sweep_id = _begin(store, prepared, jobs)
         end = SweepEnd(folder=folder, n_cached=n_cached, n_measured=0, n_skipped=0, failed=())
         if todo:
@@ -118,11 +133,17 @@ def run_sweep(prepared: Prepared, folder: Path, *, only: str | None = None, exec
     return replace(end, n_cached=n_cached)
 
 
+def _check_room(todo: Iterable[Job], prepared: Prepared) -> None:
+    model = prepared.model
+    cells = [cell for job in todo for cell in job.cells if unservable(cell, model) is None]
+    room.check(room.needs(cells, model, prepared.quality_models, on_cpu=prepared.build.backend == "cpu"))
+
+
 def _remove_bases(spec: SweepSpec, jobs: Iterable[Job]) -> None:
     """Drop the base logits of a sweep that came to its end; an interrupted one keeps them for the next run."""
     if spec.quality is not None and not spec.quality.keep_base:
         for path in {base_path(job.cells[0]) for job in jobs if job.cells[0].kind in ("quality", "floor")}:
-            path.unlink(missing_ok=True)
+            base_logits.remove(path)
 
 
 def _run_jobs(
@@ -169,7 +190,7 @@ def _context(prepared: Prepared, executor: Executor) -> RunContext:
     build, speed = prepared.build, prepared.spec.speed
     source = BaseSource(
         program=build.program("llama-perplexity"),
-        model=prepared.quality_model,
+        models=prepared.quality_models,
         corpus=prepared.corpus.path if prepared.corpus else Path(),
         n_vocab=prepared.model.n_vocab,
     )
@@ -178,7 +199,8 @@ def _context(prepared: Prepared, executor: Executor) -> RunContext:
         bin_dir=build.bin_dir,
         backend=build.backend,
         model=prepared.model,
-        quality_model=prepared.quality_model,
+        quality_models=prepared.quality_models,
+        kv_center=prepared.kv_center.path if prepared.kv_center else None,
         base=BaseLogits(source=source, run=run_base),
         n_prompt=speed.pp if speed else 0,
         n_gen=speed.tg if speed else 0,
@@ -247,6 +269,7 @@ def _provenance(prepared: Prepared) -> dict[str, Any]:
             **({"random_weights": True} if model.random_weights else {}),
         },
         "corpus": None if corpus is None else {"name": corpus.name, "sha256": corpus.sha256},
+        **({"kv_center": prepared.kv_center.sha256} if prepared.kv_center else {}),
     }
 
 

@@ -16,13 +16,21 @@ from turbobench.programs.perplexity import chunk_of
 
 
 def label(job: Job) -> str:
-    """Name a job for people, and for --only: `speed q8_0/turbo4 d4096 r0`, `quality turbo4/turbo4`, `nmse turbo4`."""
+    """Name a job for people and for --only: `speed q8_0/turbo4 d4096 r0`, `quality turbo4/turbo4 c2048`, `nmse turbo4`.
+
+    A needle job is `niah turbo4/turbo4 c2048 k4`, by the length of its prompts and their keys. A quality job's path and
+    weights are named where they are not the common ones: `… c2048 decode`, `… c2048 as-is`.
+    """
     cell = job.cells[0]
     match cell.kind:
         case "speed":
             return f"speed {cell.pair} d{cell.n_depth} r{job.round}"
         case "quality" | "floor":
-            return f"{cell.kind} {cell.pair}"
+            path = " decode" if cell.path == "decode" else ""
+            weights = " as-is" if cell.params["weights"] == "as-is" else ""
+            return f"{cell.kind} {cell.pair} c{cell.n_ctx}{path}{weights}"
+        case "niah":
+            return f"niah {cell.pair} c{cell.n_ctx} k{cell.params['keys']}"
         case "nmse":
             return f"nmse {cell.pair.type_k}"
         case _:
@@ -34,6 +42,9 @@ def works_of(job: Job, spec: SweepSpec) -> list[Work]:
     cell = job.cells[0]
     if cell.kind == "nmse":
         return [Work.of("nmse", [])]
+    if cell.kind == "niah":
+        trials = len(str(cell.params["positions"]).split()) * int(cell.params["seeds"])
+        return [Work.of("quality-prefill", [(0, cell.n_ctx or 0)] * trials)]
     if cell.kind != "speed":
         kind: JobKind = "quality-decode" if cell.path == "decode" else "quality-prefill"
         return [Work.of(kind, [(0, cell.n_ctx or 0)] * (cell.chunks or 0))]

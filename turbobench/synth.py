@@ -18,9 +18,9 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 
 from turbobench import paths
-from turbobench.config import suggestion
 from turbobench.errors import ConfigError
 from turbobench.model import RANDOM_WEIGHTS, RANDOM_WEIGHTS_KEY
+from turbobench.strict_yaml import suggestion
 
 WeightType = Literal["q4_0", "q8_0", "f16"]
 Bytes = npt.NDArray[np.uint8]

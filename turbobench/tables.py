@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from turbobench.model import RANDOM_WEIGHTS
+from turbobench.quality_tables import quality_tables
+from turbobench.table import Align, Column, Table, number, pair_name, plain, table
 from turbobench.tidy import Row
-
-Align = Literal["left", "right"]
 
 _PAIRS_PER_TABLE = 6  # more columns wrap in a terminal and scroll on Reddit
 _BASELINE = "f16"
@@ -18,41 +16,16 @@ _LEAST_ROUNDS = 3  # with two, Student's factor of 12.7 says more about the meth
 _SUPERSCRIPT_FALLBACK = " (fallback)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A finished table: text cells, one alignment a column, and what a reader must know to trust it."""
-
-    title: str
-    headers: tuple[str, ...]
-    aligns: tuple[Align, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    header: str
-    render: Callable[[Row], str]
-    align: Align = "right"
-
-
 def all_tables(rows: Sequence[Row]) -> list[Table]:
     """Return the depth, quality and codec tables, as far as they apply, and the list of what went wrong."""
-    found = [*_depth_tables(rows), *_quality_tables(rows), _codec_table(rows), _problem_table(rows)]
+    found = [
+        *_depth_tables(rows),
+        *quality_tables(rows),
+        *_needle_tables(rows),
+        _codec_table(rows),
+        _problem_table(rows),
+    ]
     return [table for table in found if table is not None]
-
-
-def pair_name(row: Row) -> str:
-    """Name a pair the short way: `turbo4` for turbo4/turbo4."""
-    return str(row["type_k"]) if row["type_k"] == row["type_v"] else f"{row['type_k']}/{row['type_v']}"
-
-
-def number(value: float | None, digits: int) -> str:
-    """Render a figure with fixed digits; nothing measured is an en dash."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text  # no "-0.000"
 
 
 def _depth_tables(rows: Sequence[Row]) -> list[Table]:
@@ -129,111 +102,61 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _with_error(field: str, error: str, digits: int) -> Callable[[Row], str]:
-    def render(row: Row) -> str:
-        text = number(row.get(field), digits)
-        margin = row.get(error)
-        return text if margin is None or text == "–" else f"{text} ± {number(margin, digits)}"
-
-    return render
-
-
-def _plain(field: str, digits: int) -> Callable[[Row], str]:
-    return lambda row: number(row.get(field), digits)
-
-
-_QUALITY_COLUMNS = (
-    _Column("K/V", lambda row: str(row["label"]), "left"),
-    _Column("bits", _plain("bpv", 2)),
-    _Column("KV MiB", _plain("kv_mib", 1)),
-    _Column("PPL", _with_error("ppl", "ppl_err", 3)),
-    _Column("KLD mean", _with_error("kld_mean", "kld_err", 5)),
-    _Column("median", _plain("kld_median", 5)),
-    _Column("99 %", _plain("kld_p99", 4)),
-    _Column("99.9 %", _plain("kld_p999", 4)),
-    _Column("max", _plain("kld_max", 3)),
-    _Column("top-1 %", _with_error("same_top_pct", "same_top_err", 2)),
-)
-
-
-def _quality_tables(rows: Sequence[Row]) -> list[Table]:
-    """Return one table for each (n_ctx, path): figures of different contexts are not comparable."""
-    quality = [row for row in rows if row["kind"] in ("quality", "floor") and row["disposition"] == "measured"]
-    keys = dict.fromkeys((row["n_ctx"], row["chunks"], row["path"], row["weights"]) for row in quality)
-    return [_quality_table(key, quality) for key in keys]
-
-
-def _quality_table(key: tuple[int, int, str, str], rows: Sequence[Row]) -> Table:
-    n_ctx, chunks, path, weights = key
-    chosen = [row for row in rows if (row["n_ctx"], row["chunks"], row["path"], row["weights"]) == key]
-    if any(row["kind"] == "floor" and pair_name(row) == _BASELINE for row in chosen):
-        # The floor's row has the perplexity of f16 too.
-        chosen = [row for row in chosen if not (row["test"] == "ppl" and pair_name(row) == _BASELINE)]
-    labelled = [{**row, "label": _quality_label(row)} for row in chosen]
-    columns = _QUALITY_COLUMNS
-    expanded = "expanded to f16" if weights == "f16" else "as they are in the file"
-    notes = [
-        f"{chunks} chunks of {n_ctx} tokens, {path} path, weights {expanded}. KV MiB: the cache of {n_ctx} tokens. "
-        "KLD in nats against f16 K/V; top-1: how often the likeliest token is the same; ±: standard error."
-    ]
-    floors = [row for row in chosen if row["kind"] == "floor"]
-    notes += [
-        f"Floor: {pair_name(row)} against the f16 base shows KLD {number(row['kld_mean'], 6)} "
-        f"(maximum {number(row['kld_max'], 6)}); what is not above that cannot be told from f16."
-        for row in floors
-    ]
-    return Table(
-        title=f"Quality against f16 K/V at {n_ctx} tokens",
-        headers=tuple(column.header for column in columns),
-        aligns=tuple(column.align for column in columns),
-        rows=tuple(tuple(column.render(row) for column in columns) for row in labelled),
-        notes=tuple(notes),
+def _needle_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return one table for each length of prompt and number of keys."""
+    found = [row for row in rows if row["kind"] == "niah" and row["disposition"] == "measured"]
+    columns = (
+        Column("K/V", pair_name, "left"),
+        Column("bits", plain("bpv", 2)),
+        Column("found %", plain("needles_found_pct", 1)),
+        Column("f16 %", plain("needles_f16_pct", 1)),
+        Column("lost", plain("needles_lost", 0)),
+        Column("won", plain("needles_won", 0)),
+        Column("p", plain("needles_p", 3)),
+        Column("against f16", lambda row: str(row.get("verdict") or "–"), "left"),
     )
-
-
-def _quality_label(row: Row) -> str:
-    name = pair_name(row) + (" (floor)" if row["kind"] == "floor" else "")
-    return name + (_SUPERSCRIPT_FALLBACK if row.get("placement") == "fallback" else "")
+    tables = []
+    for n_ctx, keys in dict.fromkeys((row["n_ctx"], row["keys"]) for row in found):
+        chosen = [row for row in found if (row["n_ctx"], row["keys"]) == (n_ctx, keys)]
+        what = "one key" if keys == 1 else f"one of {keys} keys"
+        note = (
+            f"{chosen[0]['needles']} prompts of {n_ctx} tokens, the same for all pairs: several positions and seeds. "
+            "Lost: found with f16 and not with the pair; won: the other way round; p: McNemar's exact test."
+        )
+        tables.append(table(f"Needle in a haystack: {what} in {n_ctx} tokens", columns, chosen, (note,)))
+    return tables
 
 
 def _codec_table(rows: Sequence[Row]) -> Table | None:
     columns = (
-        _Column("type", lambda row: str(row["type_k"]), "left"),
-        _Column("bits", _plain("bpv", 2)),
-        _Column("NMSE", _plain("nmse", 6)),
-        _Column("SNR dB", lambda row: number(-10 * math.log10(row["nmse"]) if row["nmse"] > 0 else None, 2)),
+        Column("type", lambda row: str(row["type_k"]), "left"),
+        Column("bits", plain("bpv", 2)),
+        Column("NMSE", plain("nmse", 6)),
+        Column("SNR dB", lambda row: number(-10 * math.log10(row["nmse"]) if row["nmse"] > 0 else None, 2)),
     )
     chosen = [row for row in rows if row["kind"] == "nmse" and row["disposition"] == "measured"]
     if not chosen:
         return None
-    return Table(
-        title="Codec error on Gaussian values",
-        headers=tuple(column.header for column in columns),
-        aligns=tuple(column.align for column in columns),
-        rows=tuple(tuple(column.render(row) for column in columns) for row in chosen),
-        notes=(
-            f"NMSE = Σ(x−y)²/Σx² over {chosen[0]['samples']:,} values of N(0,1), "
-            "quantized by the code that fills the K/V cache of this build.",
-        ),
+    note = (
+        f"NMSE = Σ(x−y)²/Σx² over {chosen[0]['samples']:,} values of N(0,1), "
+        "quantized by the code that fills the K/V cache of this build."
     )
+    return table("Codec error on Gaussian values", columns, chosen, (note,))
 
 
 def _problem_table(rows: Sequence[Row]) -> Table | None:
-    problems = [row for row in rows if row.get("reason")]
+    problems = [row for row in rows if row.get("reason") and row["kind"] != "bucket"]
     if not problems:
         return None
-    return Table(
-        title="Cells that failed, were skipped, or could not be proven",
-        headers=("K/V", "test", "depth", "state", "reason"),
-        aligns=("left", "left", "right", "left", "left"),
-        rows=tuple(
-            (
-                pair_name(row),
-                str(row["test"]),
-                "–" if row["n_depth"] is None else str(row["n_depth"]),
-                str(row["disposition"] if row["disposition"] != "measured" else row.get("placement")),
-                str(row["reason"]),
-            )
-            for row in problems
-        ),
+    columns = (
+        Column("K/V", pair_name, "left"),
+        Column("test", lambda row: str(row["test"]), "left"),
+        Column("depth", lambda row: "–" if row["n_depth"] is None else str(row["n_depth"])),
+        Column("state", _state, "left"),
+        Column("reason", lambda row: str(row["reason"]), "left"),
     )
+    return table("Cells that failed, were skipped, or could not be proven", columns, problems)
+
+
+def _state(row: Row) -> str:
+    return str(row["disposition"] if row["disposition"] != "measured" else row.get("placement"))

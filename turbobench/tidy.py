@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from turbobench import kld_tokens, niah
 from turbobench.errors import StoreError
 from turbobench.kvtypes import KVPair
+from turbobench.programs.perplexity import QualityStats
 from turbobench.stats import Estimate, geometric_interval, rounds_interval
 from turbobench.store import Record
 
@@ -27,7 +29,12 @@ EXTRA_COLUMNS = (
     *("ratio_f16_lo", "ratio_f16_hi", "ratio_q8_0_lo", "ratio_q8_0_hi", "rounds", "threads", "ppl_err", "ppl_ratio"),
     *("kld_err", "kld_p95", "kld_p90", "kld_median", "rms_dp_pct", "same_top_err", "chunks", "weights", "nmse"),
     *("kind", "attn_rot_k", "attn_rot_v", "corpus_sha256", "reason", "device_mib_peak", "random_weights"),
+    *("unrotated", "kv_center_sha256", "n_ubatch", "pos_lo", "pos_hi", "kld_prefill", "kld_prefill_err"),
+    *("keys", "needles", "needles_found_pct", "needles_f16_pct", "needles_lost", "needles_won", "needles_p", "verdict"),
+    *("kld_p10", "kld_p05", "kld_p01", "kld_min", "rms_dp_err", "ppl_ratio_err", "ppl_base", "fingerprint"),
 )
+# What a row of one range of positions cannot say, though its cell can.
+_MEASURED_COLUMNS = frozenset(field.name for field in dataclasses.fields(QualityStats)) | {"fingerprint"}
 _BASELINES = {"f16": KVPair("f16", "f16"), "q8_0": KVPair("q8_0", "q8_0")}
 
 Row = dict[str, Any]
@@ -69,12 +76,23 @@ def last_sweep(records: Iterable[Record]) -> ResultSet:
 
 
 def rows(result_set: ResultSet) -> list[Row]:
-    """Return one row for each cell: rounds and repetitions summarised, failures and skips with their reason."""
+    """Return one row for each cell: rounds and repetitions summarised, failures and skips with their reason.
+
+    A KLD cell has more rows, of kind `bucket` and test `kld_bucket`: the same by position in the window (`pos_lo` to
+    `pos_hi`). One of the decode path has in `kld_prefill` what the prompt's path gave on the same chunks.
+    """
     by_cell: dict[str, list[Record]] = defaultdict(list)
     for record in result_set.ends:
         by_cell[record["cell_id"]].append(record)
     medians = _round_medians(result_set.ends)
-    return [_row(records, result_set.header, medians) for records in by_cell.values()]
+    prefill = _prefill_chunks(result_set.ends)
+    references = _needle_references(result_set.ends)
+    found: list[Row] = []
+    for records in by_cell.values():
+        row = _row(records, result_set.header, medians)
+        row |= _same_chunks(records[-1]["cell"], prefill) | _needles(records, references)
+        found += [row, *_bucket_rows(row, records)]
+    return found
 
 
 def frame(result_set: ResultSet) -> pd.DataFrame:
@@ -82,6 +100,86 @@ def frame(result_set: ResultSet) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - half a second that a cached demo need not pay twice
 
     return pd.DataFrame(rows(result_set), columns=[*COLUMNS, *EXTRA_COLUMNS])
+
+
+def _needle_references(ends: Iterable[Record]) -> dict[_Peer, dict[str, bool]]:
+    """Return which needles f16 found, for each set of prompts."""
+    return {
+        _prompts(record["cell"]): record["measurement"]["trials"]
+        for record in ends
+        if record["cell"]["kind"] == "niah"
+        and record["outcome"] == "measured"
+        and KVPair.of(record["cell"]) == _BASELINES["f16"]
+    }
+
+
+def _needles(records: list[Record], references: Mapping[_Peer, dict[str, bool]]) -> Row:
+    measured = [r for r in records if r["outcome"] == "measured" and r["cell"]["kind"] == "niah"]
+    if not measured:
+        return {}
+    found = measured[-1]["measurement"]["trials"]
+    row: Row = {
+        "samples": len(found),
+        "needles": len(found),
+        "needles_found_pct": 100 * sum(found.values()) / len(found),
+    }
+    paired = niah.compare(found, references.get(_prompts(measured[-1]["cell"]), {}))
+    if paired is None:
+        return row
+    row["needles_f16_pct"] = 100 * paired.reference / paired.n
+    if KVPair.of(measured[-1]["cell"]) == _BASELINES["f16"]:
+        return row
+    lost, won = paired.lost, paired.won
+    return row | {"needles_lost": lost, "needles_won": won, "needles_p": paired.p, "verdict": paired.verdict}
+
+
+def _prompts(cell: Mapping[str, Any]) -> _Peer:
+    """Return what two needle cells share when they asked the same of the same model."""
+    names = ("build_id", "device", "model_sha256", "corpus_sha256", "n_ctx")
+    return tuple(cell[name] for name in names) + tuple(
+        cell["params"].get(name) for name in ("weights", "keys", "positions", "seeds")
+    )
+
+
+def _prefill_chunks(ends: Iterable[Record]) -> dict[_Peer, list[dict[str, Any]]]:
+    """Return the KLD of each chunk of every cell that was measured through the prompt's path."""
+    return {
+        _path_peer(record["cell"]): record["measurement"]["chunks"]
+        for record in ends
+        if record["outcome"] == "measured" and record["cell"]["path"] == "prefill" and _has_tokens(record)
+    }
+
+
+def _same_chunks(cell: Mapping[str, Any], prefill: Mapping[_Peer, list[dict[str, Any]]]) -> Row:
+    chunks = prefill.get(_path_peer(cell), []) if cell["test"] == "kld" and cell["path"] == "decode" else []
+    if len(chunks) < (cell["chunks"] or 0) or not chunks:
+        return {}
+    mean, error = kld_tokens.pooled(chunks[: cell["chunks"]])
+    return {"kld_prefill": mean, "kld_prefill_err": error}
+
+
+def _path_peer(cell: Mapping[str, Any]) -> _Peer:
+    """Return what a cell of the prompt's path and one of the decode path share."""
+    weights, center = (cell["params"].get(name) for name in ("weights", "kv_center"))
+    shared = tuple(cell[name] for name in ("build_id", "device", "model_sha256", "corpus_sha256", "n_ctx"))
+    return (*shared, weights, center, KVPair.of(cell))
+
+
+def _has_tokens(record: Record) -> bool:
+    """Whether it holds the KLD of single tokens, which sets of an older turbobench lack."""
+    return "fingerprint" in record["measurement"]
+
+
+def _bucket_rows(row: Row, records: list[Record]) -> list[Row]:
+    measured = [record for record in records if record["outcome"] == "measured" and _has_tokens(record)]
+    buckets = measured[-1]["measurement"]["buckets"] if measured else []
+    kept = {name: value for name, value in row.items() if name not in _MEASURED_COLUMNS}
+    return [
+        kept
+        | {"kind": "bucket", "test": "kld_bucket", "samples": row["samples"]}
+        | {name: part[name] for name in ("pos_lo", "pos_hi", "kld_mean", "kld_err")}
+        for part in buckets
+    ]
 
 
 def _row(records: list[Record], header: Record, medians: Mapping[tuple[_Peer, KVPair], Mapping[int, float]]) -> Row:
@@ -101,7 +199,7 @@ def _row(records: list[Record], header: Record, medians: Mapping[tuple[_Peer, KV
 
 def _identity(record: Record, header: Record) -> Row:
     cell, provenance = record["cell"], header["provenance"]
-    pair = KVPair(cell["type_k"], cell["type_v"])
+    pair = KVPair.of(cell)
     return {
         "set": header["set"],
         "cell_id": record["cell_id"],
@@ -112,8 +210,10 @@ def _identity(record: Record, header: Record) -> Row:
         "model": provenance["model"]["file"] if cell["model_sha256"] else None,
         "model_sha256": cell["model_sha256"],
         "random_weights": bool(cell["model_sha256"] and provenance["model"].get("random_weights")),
-        "type_k": pair.type_k,
-        "type_v": pair.type_v,
+        "center": None,
+        "unrotated": None,
+        **pair.fields(),
+        "kv_center_sha256": cell["params"].get("kv_center"),
         "bpv": pair.bpv,
         "test": cell["test"],
         "kind": cell["kind"],
@@ -122,6 +222,8 @@ def _identity(record: Record, header: Record) -> Row:
         "n_ctx": cell["n_ctx"],
         "chunks": cell["chunks"],
         "weights": cell["params"].get("weights"),
+        "n_ubatch": cell["params"].get("n_ubatch"),
+        "keys": cell["params"].get("keys"),
         "corpus_sha256": cell["corpus_sha256"],
     }
 
@@ -149,7 +251,9 @@ def _figures(
             return {"ppl": measurement["ppl"], "ppl_err": measurement["ppl_err"], "samples": cell["chunks"]}
         case "kld":
             known = {*COLUMNS, *EXTRA_COLUMNS}
-            return {k: v for k, v in measurement.items() if k in known} | {"samples": cell["chunks"]}
+            return {k: v for k, v in measurement.items() if k in known - {"chunks"}} | {"samples": cell["chunks"]}
+        case "niah":
+            return {}  # what they say is how they compare with f16's
         case "nmse":
             return {"nmse": measurement["nmse"], "samples": measurement["n_values"]}
         case other:
@@ -169,7 +273,7 @@ def _speed(
         "samples": sum(map(len, samples)),
         "threads": measured[-1]["measurement"]["n_threads"],
     }
-    own = medians.get((_peer(cell), KVPair(cell["type_k"], cell["type_v"])), {})
+    own = medians.get((_peer(cell), KVPair.of(cell)), {})
     for name, baseline in _BASELINES.items():
         ratio = _ratio(own, medians.get((_peer(cell), baseline), {}))
         if ratio is not None:
@@ -189,7 +293,7 @@ def _round_medians(ends: Iterable[Record]) -> dict[tuple[_Peer, KVPair], dict[in
     for record in ends:
         cell = record["cell"]
         if cell["kind"] == "speed" and record["outcome"] == "measured" and record["placement"] != "fallback":
-            key = (_peer(cell), KVPair(cell["type_k"], cell["type_v"]))
+            key = (_peer(cell), KVPair.of(cell))
             medians[key][record["round"]] = statistics.median(_tokens_per_s(record))
     return medians
 

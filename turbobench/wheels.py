@@ -11,10 +11,10 @@ from typing import Annotated
 from pydantic import Field
 
 from turbobench import package_index
-from turbobench.config import Strict
 from turbobench.errors import FetchError
 from turbobench.hashing import sha256_of
 from turbobench.paths import atomic_path
+from turbobench.strict_yaml import Strict
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -96,7 +96,8 @@ class _Kld:
 
     def of(self, name: str, *, n_ubatch: int = 512) -> QualityStats:
         request = self.request(KVPair.parse(name), n_ubatch)
-        ended, output = _run(perplexity.argv_kld(self.program, self.model, self.base, request))
+        tokens = self.base.with_suffix(".tokens")
+        ended, output = _run(perplexity.argv_kld(self.program, self.model, self.base, request, tokens=tokens))
         assert ended.ok, output[-2000:]
         return perplexity.parse_kld(output)
 

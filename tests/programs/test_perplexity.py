@@ -57,6 +57,28 @@ def test_nan_is_no_measurement() -> None:
         perplexity.parse_kld(output)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0.01 E kl_divergence: inconsistent vocabulary (49152 vs 151936)",
+        "0.01 E kl_divergence: b.logits has been computed with 1024, while the current context is 512",
+    ],
+)
+def test_a_base_of_another_model_or_length_is_refused_though_the_program_goes_on(line: str) -> None:
+    with pytest.raises(MeasurementError, match="the base is of another model or n_ctx"):
+        perplexity.parse_kld(line + "\n" + captured("perplexity-kld"))
+
+
+def test_a_perplexity_that_is_no_number_is_refused() -> None:
+    output = captured("perplexity-base").replace("PPL = 1.0810", "PPL = nan")
+    with pytest.raises(MeasurementError, match="PPL = nan"):
+        perplexity.parse_plain(output)
+
+
+def test_the_running_perplexity_of_each_chunk_is_read() -> None:
+    assert perplexity.parse_chunks(captured("perplexity-base")) == [1.0715, 1.0810]
+
+
 def test_logits_equal_to_f16_are_refused_for_any_other_type_and_kept_for_f16() -> None:
     output = (
         captured("perplexity-kld")
@@ -77,7 +99,8 @@ def test_a_base_file_has_the_predicted_size() -> None:
 
 def test_the_decode_path_is_one_token_a_batch() -> None:
     decode = PplRequest(pair=KVPair("f16", "f16"), n_ctx=512, chunks=2, n_threads=2, n_ubatch=1)
-    assert "-b 512 -ub 1" in " ".join(perplexity.argv_kld(Path("p"), Path("m"), Path("b"), decode))
+    argv = perplexity.argv_kld(Path("p"), Path("m"), Path("b"), decode, tokens=Path("t"))
+    assert "-b 512 -ub 1" in " ".join(argv)
     assert "-b 512 -ub 512" in " ".join(perplexity.argv_base(Path("p"), Path("m"), Path("t"), Path("b"), REQUEST))
 
 

@@ -39,6 +39,7 @@ def command(
         case _:
             assert_never(format_)
     console.done(f"report: {path}")
+    made.check()
 
 
 def _locate(folder: Path | None) -> Path:

@@ -39,10 +39,13 @@ def command(
     only: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Run only jobs so named, as 'speed turbo4*'.")
     ] = None,
+    kv_center: Annotated[
+        str | None, typer.Option("--kv-center", metavar="FILE", help="K's means, for pairs such as turbo4+c/turbo3.")
+    ] = None,
     source: SourceOption = None,
 ) -> None:
     """Run a sweep: measure every cell that its result set lacks, then write and show the tables."""
-    request = Request(spec=load_sweep(spec), model=model, backend=backend, source=source)
+    request = Request(spec=load_sweep(spec), model=model, backend=backend, source=source, kv_center=kv_center)
     folder = out or result_folder(spec, request.spec.name)
     if dry_run:
         show_plan(preview(request), folder, only)
@@ -70,7 +73,7 @@ def show_plan(prepared: Prepared, folder: Path, only: str | None) -> None:
     walls = [eta.predict(works_of(job, prepared.spec)) for job in todo]
     for job, wall_s in zip(todo, walls, strict=True):
         ids = " ".join(cell.id for cell in job.cells)
-        console.out.print(f"{label(job):<36} {duration(wall_s):>8}  {ids}", markup=False)
+        console.out.print(f"{label(job):<44} {duration(wall_s):>8}  {ids}", markup=False)
     console.done(f"{len(todo)} of {len(jobs)} jobs to run, about {duration(sum(walls))}; nothing was run")
 
 
@@ -87,6 +90,7 @@ def finish(end: SweepEnd) -> None:
     path = report.write(made, end.folder)
     report.show(made, console.out)
     console.done(f"report: {path}")
+    made.check()
     if end.failed:
         raise SweepIncompleteError(
             f"{len(end.failed)} jobs failed, the first: {end.failed[0]}",

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from turbobench import console
-from turbobench.config import suggestion
 from turbobench.errors import AccessError, ConfigError
 from turbobench.hashing import cached_sha256
 from turbobench.model import RANDOM_WEIGHTS
+from turbobench.strict_yaml import suggestion
 from turbobench.synth import SHAPES, WEIGHT_TYPES, WeightType, find_shape, write_model
 
 

@@ -23,7 +23,8 @@ from turbobench.kvtypes import KVPair
 class BenchRequest:
     """What one llama-bench process measures. `n_prompt` or `n_gen` 0 is no such test; `n_threads` None its default.
 
-    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one.
+    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one; `kv_center` the means of K that
+    a centred pair needs. The pair's `env` goes with the command line.
     """
 
     pair: KVPair
@@ -34,6 +35,7 @@ class BenchRequest:
     n_threads: int | None = None
     n_ubatch: int = 512
     n_gpu_layers: int | None = None
+    kv_center: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,7 @@ def argv(program: Path, model: Path, request: BenchRequest) -> list[str]:
         *("-m", str(model)),
         *("-o", "jsonl"),
         *("-fa", "1"),
-        *("-ctk", request.pair.type_k, "-ctv", request.pair.type_v),
+        *request.pair.argv(request.kv_center),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
         *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers))),
         *("-ub", str(request.n_ubatch)),
@@ -88,7 +90,7 @@ def check_asked(rows: Sequence[BenchRow], request: BenchRequest) -> None:
     if missing:
         raise MeasurementError(f"llama-bench printed no row for {', '.join(sorted(missing))}", "its log says why")
     for row in rows:
-        if (row.pair, row.n_depth) != (request.pair, request.n_depth):
+        if (row.pair.types, row.n_depth) != (request.pair.types, request.n_depth):
             raise MeasurementError(
                 f"llama-bench was asked for {request.pair} at depth {request.n_depth} "
                 f"and reports {row.pair} at depth {row.n_depth}",

@@ -7,8 +7,10 @@ estimate go to stderr.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from turbobench.errors import CorpusError, MeasurementError, TurbobenchError
 from turbobench.kvtypes import KVPair
 
 _NUMBER = r"(-?(?:\d+(?:\.\d+)?|nan|inf))"
-_HEADER_BYTES = 20
+_HEADER = struct.Struct("<8siii")  # magic, n_ctx, n_vocab, chunks
+_BATCH = 2048  # a batch's logits are scored before the next one: 400 MB at a vocabulary of 49k
 # Label as printed -> field. Two spaces stand for any run of them.
 _WITH_ERROR = {
     "Mean PPL(Q)": ("ppl", "ppl_err"),
@@ -38,6 +41,8 @@ _PLAIN = {
     "1.0% KLD": "kld_p01",
     "Minimum KLD": "kld_min",
 }
+# The base clips log-probs 16 nats below the largest, so a few tokens that no model expects change its PPL a little.
+_BASE_PPL_TOLERANCE = 0.02
 _CHUNK_LINE = re.compile(r"^\s*(\d+)\s+[-\d.naif]+ ±")
 _BASE_CHUNK = re.compile(r"\[(\d+)\]" + _NUMBER + ",")
 
@@ -46,7 +51,8 @@ _BASE_CHUNK = re.compile(r"\[(\d+)\]" + _NUMBER + ",")
 class PplRequest:
     """What one llama-perplexity process measures. `n_ubatch=1` takes the decode path; `n_threads` None its default.
 
-    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one.
+    `n_gpu_layers` is how many layers to put on the GPU, None for a build without one; `kv_center` the means of K that
+    a centred pair needs. The pair's `env` goes with the command line.
     """
 
     pair: KVPair
@@ -55,6 +61,18 @@ class PplRequest:
     n_threads: int | None = None
     n_ubatch: int = 512
     n_gpu_layers: int | None = None
+    kv_center: Path | None = None
+    flash_attn: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseHeader:
+    """What a file of base logits says of itself; `tokens_sha256` names the text."""
+
+    n_ctx: int
+    n_vocab: int
+    chunks: int
+    tokens_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +105,34 @@ class QualityStats:
 
 def base_bytes(*, n_vocab: int, n_ctx: int, chunks: int) -> int:
     """Return the size of the base logits file: header, tokens, 16-bit log-probs (tools/perplexity/perplexity.cpp)."""
-    values_per_token = 2 * ((n_vocab + 1) // 2) + 4
-    return _HEADER_BYTES + 4 * chunks * n_ctx + chunks * (n_ctx - 1 - n_ctx // 2) * values_per_token * 2
+    return _HEADER.size + 4 * chunks * n_ctx + chunks * (n_ctx - 1 - n_ctx // 2) * _token_bytes(n_vocab)
+
+
+def peak_bytes(*, n_vocab: int, n_ctx: int, n_ubatch: int = 512) -> int:
+    """Return the memory that evaluating takes besides weights and K/V: an upper bound.
+
+    The logits of a batch as f32 and in the base's 16-bit form, and those of a micro-batch in the compute buffer.
+    """
+    rows = min(n_ctx, _BATCH)
+    return rows * (4 * n_vocab + _token_bytes(n_vocab)) + min(n_ubatch, n_ctx) * 4 * n_vocab
+
+
+def read_base_header(path: Path) -> BaseHeader:
+    """Read the start of a base file; raises MeasurementError if it is none, or shorter than it promises."""
+    with path.open("rb") as handle:
+        packed = handle.read(_HEADER.size)
+        magic, n_ctx, n_vocab, chunks = _HEADER.unpack(packed) if len(packed) == _HEADER.size else (b"", 0, 0, 0)
+        if magic != b"_logits_":
+            raise MeasurementError(f"{path.name} holds no base logits", f"remove {path}, and it is made again")
+        tokens = handle.read(4 * n_ctx * chunks)
+    promised = base_bytes(n_vocab=n_vocab, n_ctx=n_ctx, chunks=chunks)
+    found = path.stat().st_size
+    if found != promised:
+        raise MeasurementError(
+            f"{path.name} has {found} bytes where its header promises {promised}",
+            f"remove {path}, and it is made again",
+        )
+    return BaseHeader(n_ctx=n_ctx, n_vocab=n_vocab, chunks=chunks, tokens_sha256=hashlib.sha256(tokens).hexdigest())
 
 
 def argv_base(program: Path, model: Path, corpus: Path, base: Path, request: PplRequest) -> list[str]:
@@ -101,9 +145,14 @@ def argv_plain(program: Path, model: Path, corpus: Path, request: PplRequest) ->
     return [*_common(program, model, request), *("-f", str(corpus))]
 
 
-def argv_kld(program: Path, model: Path, base: Path, request: PplRequest) -> list[str]:
-    """Return the command line that compares `request.pair` with the base logits."""
-    return [*_common(program, model, request), "--kl-divergence", *("--kl-divergence-base", str(base))]
+def argv_kld(program: Path, model: Path, base: Path, request: PplRequest, *, tokens: Path) -> list[str]:
+    """Return the command line that compares `request.pair` with the base logits; `tokens` gets each token's KLD."""
+    return [
+        *_common(program, model, request),
+        "--kl-divergence",
+        *("--kl-divergence-base", str(base)),
+        *("--kl-divergence-tokens", str(tokens)),
+    ]
 
 
 def parse_plain(output: str) -> tuple[float, float]:
@@ -119,8 +168,19 @@ def parse_plain(output: str) -> tuple[float, float]:
     return ppl, error
 
 
+def parse_chunks(output: str) -> list[float]:
+    """Return the running PPL that a run for the base prints after each chunk."""
+    return [float(ppl) for _, ppl in _BASE_CHUNK.findall(output)]
+
+
 def parse_kld(output: str) -> QualityStats:
     """Read the final block; raises MeasurementError (CorpusError: short text) when a part is missing or not finite."""
+    # The tool says so and goes on, with figures that compare different things.
+    foreign = re.search(r"inconsistent vocabulary.*|has been computed with \d+, while.*", output)
+    if foreign is not None:
+        raise MeasurementError(
+            f"the base is of another model or n_ctx: {foreign[0]}", "remove it, and it is made again"
+        )
     values: dict[str, float] = {}
     for label, (field, error_field) in _WITH_ERROR.items():
         values[field], values[error_field] = _find(label, output, with_error=True)
@@ -132,10 +192,19 @@ def parse_kld(output: str) -> QualityStats:
 def check_differs(stats: QualityStats, pair: KVPair) -> None:
     """Refuse statistics that say another cache type gave the logits of f16: then the type asked for was not in use."""
     same = stats.kld_mean == 0 and stats.rms_dp_pct == 0 and stats.same_top_pct == 100
-    if same and pair != KVPair("f16", "f16"):
+    if same and pair.types != ("f16", "f16"):
         raise MeasurementError(
             f"{pair} shows exactly the logits of f16/f16 (KLD 0, all top tokens equal), so it was not in use",
             "the log's 'llama_kv_cache: size' line says which cache types were",
+        )
+
+
+def check_base_ppl(stats: QualityStats, expected: float) -> None:
+    """Refuse statistics whose base is not the one that was made: its PPL over the same chunks was `expected`."""
+    if abs(stats.ppl_base - expected) > _BASE_PPL_TOLERANCE * expected:
+        raise MeasurementError(
+            f"the base has PPL {stats.ppl_base}, and had {expected} when it was made: it is of another text or model",
+            "remove the base folder of the cache, and it is made again",
         )
 
 
@@ -154,14 +223,19 @@ def _common(program: Path, model: Path, request: PplRequest) -> list[str]:
         *("-m", str(model)),
         *("-c", str(request.n_ctx), "--chunks", str(request.chunks)),
         # One sequence at a time: the KV buffer in the log is that of n_ctx, and base and comparison batch alike.
-        *("-b", str(request.n_ctx), "-ub", str(min(request.n_ubatch, request.n_ctx))),
-        *("-fa", "on"),
-        *("-ctk", request.pair.type_k, "-ctv", request.pair.type_v),
+        *("-b", str(min(_BATCH, request.n_ctx)), "-ub", str(min(request.n_ubatch, request.n_ctx))),
+        *("-fa", "on" if request.flash_attn else "off"),
+        *request.pair.argv(request.kv_center),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
         # Fitting would load the model once more, without memory, and log a context that nothing runs in.
         *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers), "-fit", "off")),
         *("-lv", "4"),
     ]
+
+
+def _token_bytes(n_vocab: int) -> int:
+    """Return what a scored token takes in the base: scale, least value, 16-bit log-probs."""
+    return 2 * (2 * ((n_vocab + 1) // 2) + 4)
 
 
 def _find(label: str, output: str, *, with_error: bool) -> tuple[float, float]:
