@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,13 @@ def test_a_container_without_any_id_stays_the_same_machine_until_the_next_boot(
     boot_id.write_text("first\n")
     monkeypatch.setattr(machine, "_MACHINE_IDS", (tmp_path / "none",))
     monkeypatch.setattr(machine, "_BOOT_ID", boot_id)
-    monkeypatch.setattr(machine.uuid, "getnode", lambda: 1 << 40 | 1)
+    monkeypatch.setattr(uuid, "getnode", lambda: 1 << 40 | 1)
     first = machine.host_id()
-    monkeypatch.setattr(machine.uuid, "getnode", lambda: 1 << 40 | 2)
+    monkeypatch.setattr(uuid, "getnode", lambda: 1 << 40 | 2)
     assert machine.host_id() == first
     boot_id.write_text("second\n")
     assert machine.host_id() != first
-    monkeypatch.setattr(machine.uuid, "getnode", lambda: 1)
+    monkeypatch.setattr(uuid, "getnode", lambda: 1)
     address = machine.host_id()
     boot_id.write_text("third\n")
     assert machine.host_id() == address

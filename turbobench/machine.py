@@ -38,7 +38,7 @@ def host_id() -> str:
 
 
 def _identity() -> str:
-    """What stays the same on this machine: its id, or its network address, or in a bare container that which lasts until the next boot."""
+    """This machine's id or network address; a bare container has neither, so there what lasts until the next boot."""
     for path in _MACHINE_IDS:
         if path.is_file() and (text := path.read_text().strip()):
             return text
