@@ -38,7 +38,7 @@ def host_id() -> str:
 
 
 def _identity() -> str:
-    """This machine's id or network address; a bare container has neither, so there what lasts until the next boot."""
+    """Return the machine's id or network address; where a container has neither, what lasts until the next boot."""
     for path in _MACHINE_IDS:
         if path.is_file() and (text := path.read_text().strip()):
             return text

@@ -140,17 +140,26 @@ TURBO_HD uint32_t turbo_load_word(const uint8_t * p, int i) {
     return h[0] | (uint32_t) h[1] << 16;
 }
 
-TURBO_HD uint32_t turbo_load_codes(const block_turbo3 * x, int j) {
-    const int k   = j & 3; // word of qs
-    const int odd = j >> 2;
-    const uint32_t w = turbo_load_word(x->qs, k)     >> 2*odd;
-    const uint32_t h = turbo_load_word(x->qh, k & 1) >> 2*(k >> 1);
-    return (w & 0x33333333) | (h << (2 - odd) & 0x44444444);
+// what thread j of 8 reads of a block, and the codes in it: two steps, so that several blocks can be on their way
+template <typename block_t> struct turbo_packed {
+    uint32_t low, high; // high: turbo3
+    uint16_t scale;
+};
+
+TURBO_HD turbo_packed<block_turbo3> turbo_load_packed(const block_turbo3 * x, int j) {
+    return { turbo_load_word(x->qs, j & 3), turbo_load_word(x->qh, j & 1), *(const uint16_t *) x }; // d is the first member
 }
 
-TURBO_HD uint32_t turbo_load_codes(const block_turbo4 * x, int j) {
-    return turbo_load_word(x->qs, j);
+TURBO_HD turbo_packed<block_turbo4> turbo_load_packed(const block_turbo4 * x, int j) {
+    return { turbo_load_word(x->qs, j), 0, *(const uint16_t *) x };
 }
+
+TURBO_HD uint32_t turbo_codes_of(const turbo_packed<block_turbo3> & x, int j) {
+    const int odd = j >> 2;
+    return (x.low >> 2*odd & 0x33333333) | (x.high >> 2*(j >> 1 & 1) << (2 - odd) & 0x44444444);
+}
+
+TURBO_HD uint32_t turbo_codes_of(const turbo_packed<block_turbo4> & x, int) { return x.low; }
 
 #if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 600 && __CUDA_ARCH__ != 610)
 #define TURBO_FAST_HALF // as FAST_FP16_AVAILABLE of common.cuh
@@ -219,26 +228,16 @@ static __device__ __forceinline__ void turbo_store4(turbo_bf16 * y, uint32_t byt
     *(uint2 *) y = make_uint2(b[0] | b[1] << 16, b[2] | b[3] << 16);
 }
 
-// what thread j of 8 needs of a block, and its values of it
-template <typename block_t> struct turbo_eighth {
+// thread j of 8 writes its values of a block to y, which is the block's place
+template <typename block_t, typename dst_t>
+static __device__ __forceinline__ void turbo_decode_eighth(const turbo_packed<block_t> & x, int j, dst_t * y) {
     typedef typename turbo_traits<block_t>::book_t book_t;
-    uint32_t codes;
-    uint16_t scale;
-
-    __device__ __forceinline__ void load(const block_t * x, int j) {
-        scale = turbo_scale_bits(x);
-        codes = turbo_load_codes(x, j);
-    }
-
-    // y: the block's place
-    template <typename dst_t> __device__ __forceinline__ void store(dst_t * y, int j) const {
-        const book_t book = ((const book_t *) turbo_books_of((const block_t *) nullptr).entry)[scale & (TURBO_BOOKS - 1)];
-        uint32_t first, second;
-        turbo_look_up(book, codes, first, second);
-        turbo_store4(y + 4*j,              first,  scale);
-        turbo_store4(y + 4*j + QK_TURBO/2, second, scale);
-    }
-};
+    const book_t book = ((const book_t *) turbo_books_of((const block_t *) nullptr).entry)[x.scale & (TURBO_BOOKS - 1)];
+    uint32_t first, second;
+    turbo_look_up(book, turbo_codes_of(x, j), first, second);
+    turbo_store4(y + 4*j,              first,  x.scale);
+    turbo_store4(y + 4*j + QK_TURBO/2, second, x.scale);
+}
 
 // ---- whole tensors ----------------------------------------------------------------------------------------------------
 
@@ -262,14 +261,14 @@ static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_convert_turbo(
             const block_t * xi = x + i03*s03 + i02*s02 + ib;
             dst_t         * yi = y + ((i03*ne02 + i02)*ne01*nb_row + ib)*QK_TURBO;
             for (int64_t first = blockIdx.z*share + threadIdx.y; first < ne01; first += gridDim.z*share) {
-                turbo_eighth<block_t> part[TURBO_CONVERT_ROWS];
+                turbo_packed<block_t> part[TURBO_CONVERT_ROWS];
 #pragma unroll
-                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) {
-                    if (first + i*step < ne01) { part[i].load(xi + (first + i*step)*s01, j); }
+                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) { // past the end, the first one again: a branch would wait for its loads
+                    part[i] = turbo_load_packed(xi + (first + i*step < ne01 ? first + i*step : first)*s01, j);
                 }
 #pragma unroll
                 for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) {
-                    if (first + i*step < ne01) { part[i].store(yi + (first + i*step)*nb_row*QK_TURBO, j); }
+                    if (first + i*step < ne01) { turbo_decode_eighth(part[i], j, yi + (first + i*step)*nb_row*QK_TURBO); }
                 }
             }
         }
@@ -309,5 +308,5 @@ static void convert_turbo_cuda(const void * x, dst_t * y, int64_t ne00, int64_t 
 
 template <typename block_t, typename dst_t>
 static void convert_turbo_cont_cuda(const void * x, dst_t * y, int64_t k, cudaStream_t stream) {
-    convert_turbo_cuda<block_t>(x, y, k, 1, 1, 1, 0, 0, 0, stream);
+    convert_turbo_cuda<block_t>(x, y, QK_TURBO, k/QK_TURBO, 1, 1, 1, 0, 0, stream); // a block is a row
 }

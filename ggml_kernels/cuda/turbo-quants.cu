@@ -86,9 +86,8 @@ static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_cpy_turbo_f32(
         return;
     }
     ggml_cuda_pdl_sync();
-    turbo_eighth<block_t> part;
-    part.load((const block_t *) (src + turbo_offset(ls, i)), threadIdx.x % 8);
-    part.store((turbo_f32 *) (dst + turbo_offset(ld, i)), threadIdx.x % 8);
+    const int j = threadIdx.x % 8;
+    turbo_decode_eighth(turbo_load_packed((const block_t *) (src + turbo_offset(ls, i)), j), j, (turbo_f32 *) (dst + turbo_offset(ld, i)));
 }
 
 template <typename block_t>

@@ -170,11 +170,14 @@ static void run(const shape & s, bool check, int sets) {
     const int threads = p.n_heads*p.n_parts*32;
 
     auto * kernel = fattn_decode<D, LK, LV, NT, HEADS>;
+    cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
+    if (s.cluster > 1 && attr.ptxVersion < 90) {
+        return; // clusters came with Hopper
+    }
     int most; CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     int per_sm = 0, sms = 0; CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem));
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-    cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
     const int tiles = (s.n_kv + tile - 1)/tile;
     p.cluster  = s.cluster; p.cluster_log2 = (int) log2f(s.cluster);
     p.n_splits = p.cluster == 8 ? 8 : std::max(p.cluster, std::min(tiles, per_sm*sms/(p.n_groups*columns))/p.cluster*p.cluster);

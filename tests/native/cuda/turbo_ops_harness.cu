@@ -262,7 +262,7 @@ template <typename block_t> static void check_look_up() {
         bool same = true;
         for (int j = 0; j < 8; ++j) {
             uint32_t words[2];
-            turbo_look_up(book, turbo_load_codes(&b, j), words[0], words[1]);
+            turbo_look_up(book, turbo_codes_of(turbo_load_packed(&b, j), j), words[0], words[1]);
             for (int i = 0; i < 8; ++i) {
                 const float t = (float) ((int) (words[i/4] >> 8*(i % 4) & 0xff) - 128);
                 same &= turbo_bits(shim_half_to_float(b.d)*TURBO_ENTRY_SCALE*t) == turbo_bits(expected[i/4*32 + 4*j + i % 4]);
