@@ -89,7 +89,7 @@ static ggml_cuda_attention_chain chain_to(const ggml_cgraph * cgraph, const ggml
         c.x        = last->src[1];
         last       = sole_source(cgraph, c.x);
     }
-    if (!last || last->op != GGML_OP_ROPE || !ggml_cuda_attention_rope_supported(last)) {
+    if (!GGML_CUDA_ATTENTION_WHOLE_CHAIN || !last || last->op != GGML_OP_ROPE || !ggml_cuda_attention_rope_supported(last)) {
         return c;
     }
     c.rope = last;
@@ -193,7 +193,7 @@ static attention_layer layer_in_graph(const ggml_cgraph * cgraph, int a) {
         return layer;
     }
     find_rows(cgraph, a, layer);
-    if (layer.n_rows > 0) { find_queries(cgraph, layer); }
+    if (GGML_CUDA_ATTENTION_WHOLE_CHAIN && layer.n_rows > 0) { find_queries(cgraph, layer); }
     layer.output = find_output(cgraph, a);
     return layer;
 }

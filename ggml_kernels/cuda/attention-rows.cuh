@@ -5,6 +5,13 @@
 // All that is between the projections of a token and its attention, in one launch: norm, RoPE, the rotation, SET_ROWS of K
 // and V, and the queries.
 
+// Norm, RoPE and queries: left to upstream's kernels where this has never run. The rotation and SET_ROWS are done anywhere.
+#if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
+constexpr bool GGML_CUDA_ATTENTION_WHOLE_CHAIN = false;
+#else
+constexpr bool GGML_CUDA_ATTENTION_WHOLE_CHAIN = true;
+#endif // defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
+
 // RMS_NORM, MUL, ROPE and the multiplication by a Hadamard matrix, in this order; any of them may be missing.
 struct ggml_cuda_attention_chain {
     const ggml_tensor * norm     = nullptr;
