@@ -45,11 +45,16 @@ def mean_interval(samples: Sequence[float]) -> Estimate:
 def rounds_interval(rounds: Sequence[Sequence[float]]) -> Estimate:
     """Return the mean over rounds of each round's median, with its interval.
 
-    The median keeps one disturbed repetition out. With a single round its repetitions are the samples.
+    The median keeps one disturbed repetition out. A single round has its median, too, so that figures and ratios agree,
+    and the interval of its repetitions.
     """
-    if len(rounds) == 1:
-        return mean_interval(rounds[0])
-    return mean_interval([statistics.median(samples) for samples in rounds])
+    medians = [statistics.median(samples) for samples in rounds]
+    if len(rounds) > 1:
+        return mean_interval(medians)
+    within = mean_interval(rounds[0])
+    if within.lo is None or within.hi is None:
+        return within
+    return Estimate(value=medians[0], lo=min(within.lo, medians[0]), hi=max(within.hi, medians[0]), n=within.n)
 
 
 def mcnemar(lost: int, won: int) -> float:
