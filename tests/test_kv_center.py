@@ -11,6 +11,7 @@ from gguf import GGUFReader, GGUFWriter
 from turbobench.errors import MeasurementError
 from turbobench.kv_center import (
     IDENTITY_KEYS,
+    Center,
     LayerStatistics,
     Provenance,
     Statistics,
@@ -21,7 +22,7 @@ from turbobench.kv_center import (
     write_center,
 )
 
-_EDGES = np.array([0, 1, 64, 128, 256, 512, 1024, 2048, 4096])
+_EDGES = np.array([0, 1, 64, 128, 256, 512, 1024, 2048, 3072, 4096])
 _MADE_OF = Provenance(model_name="m", model_sha256="ab", text="t", text_sha256="cd")
 
 
@@ -37,7 +38,7 @@ def _bins(*channels: list[float]) -> np.ndarray:
 
 
 def test_a_mean_that_stays_is_taken_whole() -> None:
-    stats = _statistics(_bins([9.0] + [2.0] * 7))
+    stats = _statistics(_bins([9.0] + [2.0] * 8))
     center = make_center(stats)
     assert center.mean[3] == pytest.approx(np.array([[2.0]]))
     assert center.first[3] == pytest.approx(np.array([[9.0]]))
@@ -45,31 +46,42 @@ def test_a_mean_that_stays_is_taken_whole() -> None:
 
 
 def test_the_first_token_does_not_move_the_mean() -> None:
-    assert make_center(_statistics(_bins([1000.0] + [2.0] * 7))).mean[3] == pytest.approx(np.array([[2.0]]))
+    assert make_center(_statistics(_bins([1000.0] + [2.0] * 8))).mean[3] == pytest.approx(np.array([[2.0]]))
 
 
-def test_a_channel_that_turns_over_is_left_out() -> None:
-    """Its mean over 4096 positions is of the other sign than that over 256."""
-    stats = _statistics(_bins([0.0] + [1.0] * 4 + [-4.0] * 3, [0.0] + [1.0] * 7))
+def test_a_channel_that_turns_over_gets_little() -> None:
+    """Half of the longest context has the other sign than all of the shortest."""
+    stats = _statistics(_bins([0.0] + [1.0] * 6 + [-1.0] * 2, [0.0] + [1.0] * 8))
     center = make_center(stats)
-    assert center.mean[3][0, 0] == 0.0
+    assert abs(center.mean[3][0, 0]) < 0.7
     assert center.mean[3][0, 1] == pytest.approx(1.0)
 
 
-def test_no_context_length_is_worse_off() -> None:
-    angle = np.linspace(0, 2.5, 8)
+def test_the_length_that_is_served_worst_is_served_best() -> None:
+    angle = np.linspace(0, 2.5, 9)
     stats = _statistics(_bins(*(list(3 * np.cos(angle * speed)) for speed in (0.1, 0.5, 1.0, 2.0))))
-    center = make_center(stats)
-    assert all(energy_left(stats, center, length) < 1 for length in context_lengths(4096))
+
+    def worst(center: Center) -> float:
+        return max(energy_left(stats, center, n) / least[n] for n in context_lengths(4096))
+
+    least = {n: energy_left(stats, _mean_up_to(stats, n), n) for n in context_lengths(4096)}
+    assert worst(make_center(stats)) < min(worst(_mean_up_to(stats, n)) for n in context_lengths(4096)) - 0.01
+
+
+def _mean_up_to(stats: Statistics, n_ctx: int) -> Center:
+    covered = np.clip(n_ctx - _EDGES[:-1], 0, np.diff(_EDGES))
+    covered[0] = 0
+    mean = {il: np.average(layer.mean, axis=0, weights=covered) for il, layer in stats.layers.items()}
+    return Center(mean=mean, first={})
 
 
 def test_every_octave_up_to_the_whole_is_served() -> None:
-    assert context_lengths(3000) == [256, 512, 1024, 2048, 3000]
+    assert context_lengths(3000) == [1024, 2048, 3000]
     assert context_lengths(256) == [256]
 
 
 def test_the_file_says_what_it_was_made_of(tmp_path: Path) -> None:
-    stats = _statistics(_bins([9.0] + [2.0] * 7, [0.0] * 8))
+    stats = _statistics(_bins([9.0] + [2.0] * 8, [0.0] * 9))
     path = tmp_path / "c.gguf"
     write_center(make_center(stats), stats, _MADE_OF, path)
     reader = GGUFReader(path)
@@ -105,7 +117,7 @@ def test_statistics_are_read_as_the_tool_writes_them(tmp_path: Path) -> None:
 
 
 def test_another_file_is_no_statistics(tmp_path: Path) -> None:
-    stats = _statistics(_bins([0.0] * 8))
+    stats = _statistics(_bins([0.0] * 9))
     write_center(make_center(stats), stats, _MADE_OF, tmp_path / "c.gguf")
     with pytest.raises(MeasurementError, match="holds no statistics of K"):
         read_statistics(tmp_path / "c.gguf")

@@ -22,7 +22,8 @@ Floats = npt.NDArray[np.float64]
 FILE_TYPE = "kv-center"
 # What the native part writes, and checks when it reads the file (llama-kv-center.cpp).
 IDENTITY_KEYS = ("kv_center.architecture", "kv_center.layers", "kv_center.rope", "kv_center.weights")
-_FIRST_OCTAVE = 256  # shorter contexts count as much as all of them together
+_SHORTEST = 1024  # contexts shorter than this are cheap to keep in f16, and the compromise need not be theirs
+_ROUNDS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,21 +90,21 @@ def read_statistics(path: Path) -> Statistics:
 
 
 def context_lengths(n_ctx: int) -> list[int]:
-    """Return the context lengths that a center must serve: every octave from 256 to `n_ctx`, and `n_ctx` itself."""
-    lengths = [_FIRST_OCTAVE << i for i in range(n_ctx.bit_length()) if _FIRST_OCTAVE << i < n_ctx]
+    """Return the context lengths that a center must serve: every octave from 1024 to `n_ctx`, and `n_ctx` itself."""
+    lengths = [_SHORTEST << i for i in range(n_ctx.bit_length()) if _SHORTEST << i < n_ctx]
     return [*lengths, n_ctx]
 
 
 def make_center(stats: Statistics) -> Center:
-    """Return the center that serves every context length from 256 to the measured one.
+    """Return the center that serves every context length from 1024 to the measured one.
 
-    A channel's value is the mean over positions, each octave of context lengths counting the same. A channel that has
-    drifted so far that the value would add energy at one of the lengths is left out: its value is 0.
+    For one length the best vector is the mean over its positions. The vector returned is the weighted mean of those
+    for which the length that is served worst is served best: it leaves the least energy, as a ratio to what the best
+    vector for that length leaves. Slow channels that drift thereby get a small value, or none.
     """
-    lengths = context_lengths(stats.n_ctx)
-    shares = np.array([_shares(stats.edges, length) for length in lengths])  # [n_lengths, n_bins]
+    shares = np.array([_shares(stats.edges, length) for length in context_lengths(stats.n_ctx)])
     return Center(
-        mean={il: _center_of(layer, shares) for il, layer in stats.layers.items()},
+        mean={il: _compromise(layer, shares) for il, layer in stats.layers.items()},
         first={il: layer.mean[0] for il, layer in stats.layers.items()},
     )
 
@@ -140,12 +141,28 @@ def write_center(center: Center, stats: Statistics, made_of: Provenance, path: P
         writer.close()
 
 
-def _center_of(layer: LayerStatistics, shares: Floats) -> Floats:
-    by_length = np.einsum("lb,bhd->lhd", shares, layer.mean)
-    value = by_length.mean(axis=0)
-    # What subtracting `value` does to a channel's energy at each length.
-    change = value**2 - 2 * value * by_length
-    return np.where((change <= 0).all(axis=0), value, 0.0)
+def _compromise(layer: LayerStatistics, shares: Floats) -> Floats:
+    """Return the minimax vector [n_head_kv, head_dim]; `shares` is [n_lengths, n_bins].
+
+    The energy left is a convex parabola in the vector for each length, so the solution is a mean of the lengths' own
+    best vectors, and multiplicative weights find it: a length that is served badly gains weight.
+    """
+    mean = np.einsum("lb,bhd->lhd", shares, layer.mean)
+    energy = np.einsum("lb,bhd->lh", shares, layer.square)
+    least = energy - (mean**2).sum(axis=-1)
+    weight = total = np.full(least.shape, 1 / len(shares))
+    for step in range(_ROUNDS):
+        value = _mix(weight, mean, least)
+        left = energy - 2 * np.einsum("hd,lhd->lh", value, mean) + (value**2).sum(axis=-1)
+        weight = weight * np.exp(2 * np.log(left / least) / np.sqrt(1 + step))
+        weight = weight / weight.sum(axis=0)
+        total = total + weight
+    return _mix(total, mean, least)
+
+
+def _mix(weight: Floats, mean: Floats, least: Floats) -> Floats:
+    share = weight / least
+    return np.asarray(np.einsum("lh,lhd->hd", share / share.sum(axis=0), mean))
 
 
 def _shares(edges: npt.NDArray[np.int64], n_ctx: int) -> Floats:
