@@ -29,7 +29,7 @@ def text(tmp_path: Path) -> Corpus:
 
 def test_the_whole_trained_context_is_covered_beside_the_model(model: ModelFacts, text: Corpus) -> None:
     wanted = plan(model, text, n_ctx=None, out=None, force=False)
-    assert (wanted.n_ctx, wanted.chunks) == (4096, 4)
+    assert (wanted.n_ctx, wanted.chunks) == (4096, 2)
     assert wanted.out == model.path.with_name("m.kv-center.gguf")
 
 

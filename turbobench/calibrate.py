@@ -24,8 +24,8 @@ from turbobench.programs import kv_center as program
 from turbobench.programs.kv_center import CenterRequest
 
 SUFFIX = ".kv-center.gguf"
-_DEFAULT_N_CTX = 8192  # the mean has come to rest by then in every model looked at; longer costs time
-_DEFAULT_TOKENS = 16384  # the means of two chunks of 8K differ by less than the centring can show
+_DEFAULT_N_CTX = 8192  # what fits one minute or few; a user of longer contexts asks for more
+_TOKENS = 8192  # one text says as much of the mean as another: 256 tokens of two leave 38.7 % and 39.2 % of the energy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Calibration:
 
     @property
     def chunks(self) -> int:
-        return max(1, _DEFAULT_TOKENS // self.n_ctx)
+        return max(1, _TOKENS // self.n_ctx)
 
 
 def plan(model: ModelFacts, text: Corpus, *, n_ctx: int | None, out: Path | None, force: bool) -> Calibration:
