@@ -131,9 +131,9 @@ def write_center(center: Center, stats: Statistics, made_of: Provenance, path: P
     writer.add_string("kv_center.model_sha256", made_of.model_sha256)
     writer.add_string("kv_center.text", made_of.text)
     writer.add_string("kv_center.text_sha256", made_of.text_sha256)
-    for il, mean in center.mean.items():
-        writer.add_tensor(f"blk.{il}.k_center", mean.astype(np.float32))
-        writer.add_tensor(f"blk.{il}.k_first", center.first[il].astype(np.float32))
+    for name, vectors in (("k_center", center.mean), ("k_first", center.first)):
+        for il, vector in vectors.items():
+            writer.add_tensor(f"blk.{il}.{name}", vector.astype(np.float32))
     with atomic_path(path) as part:
         writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
