@@ -5,9 +5,10 @@
 // Softmax ignores a constant added to all logits of a query, and q.(k - c) differs from q.k by such a constant. So nothing
 // is added back when attention reads the cache; what a block type must store just has less energy, and a smaller error.
 //
-// It is one GGML_OP_SUB on K of the new tokens. Subtracting the rotated vector after the rotation would cost the same op,
-// but stand between the rotation and SET_ROWS, which ggml-cuda does in one kernel (rotation-fusion.cu); before the rotation
-// that fusion stays whole, and the vector does not depend on which rotation a cache takes.
+// It is one GGML_OP_SUB on K of the new tokens, on the backend of the layer's cache. It stands before the rotation because
+// ggml-cuda does rotation and SET_ROWS in one kernel (attention-fusion.cu): subtracting the rotated vector after it would
+// part the two, while here that kernel only begins one node later and leaves norm and RoPE to their own. (It could subtract
+// as it loads: what to look for is a SUB whose second source is k_center_l%d.) Nor does the vector then depend on the rotation.
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"

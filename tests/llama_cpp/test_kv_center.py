@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def short_text(text: Corpus, folder: Path) -> Path:
+    """A few thousand bytes: each is a token of the tiny model, and its tokenizer slow."""
+    path = folder / "short.txt"
+    path.write_bytes(text.path.read_bytes()[:8192])
+    return path
+
+
+@pytest.fixture(scope="module")
 def center(cpu_build: Build, model_f16: Path, text: Corpus, folder: Path) -> Path:
     wanted = Calibration(model=read_facts(model_f16), text=text, n_ctx=512, out=folder / "model.kv-center.gguf")
     return calibrate(wanted, cpu_build)
@@ -95,8 +104,8 @@ def gemma(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gemma_center(cpu_build: Build, gemma: Path, text: Corpus, folder: Path) -> Path:
-    stats = _statistics(cpu_build, gemma, text.path, folder / "gemma.stats", _N_CTX)
+def gemma_center(cpu_build: Build, gemma: Path, short_text: Path, folder: Path) -> Path:
+    stats = _statistics(cpu_build, gemma, short_text, folder / "gemma.stats", _N_CTX)
     path = folder / "gemma.kv-center.gguf"
     write_center(make_center(stats), stats, _NOBODY, path)
     return path
@@ -135,11 +144,18 @@ def test_several_sequences_at_once_change_nothing(
 
 
 def test_sliding_windows_change_nothing(
-    cpu_build: Build, gemma: Path, text: Corpus, folder: Path, gemma_center: Path
+    cpu_build: Build, gemma: Path, short_text: Path, folder: Path, gemma_center: Path
 ) -> None:
-    quality = _Quality(cpu_build, gemma, text.path, folder / "gemma.base")
-    assert quality.of("f32", gemma_center).kld_mean < _NOISE
-    assert quality.of("turbo4", gemma_center).kld_mean > 0
+    quality = _Quality(cpu_build, gemma, short_text, folder / "gemma.base")
+    assert _kld_of_first_chunk(quality.run("f32", gemma_center)[1]) < _NOISE
+    assert _kld_of_first_chunk(quality.run("turbo4", gemma_center)[1]) > _NOISE
+
+
+def _kld_of_first_chunk(output: str) -> float:
+    """Return the running mean: of a run that is over at once, llama-perplexity's log at times loses the last lines."""
+    found = re.search(r"^\s*1(?:\s+\S+ ±\s+\S+){2}\s+(\S+) ±", output, re.MULTILINE)
+    assert found is not None, output[-2000:]
+    return float(found[1])
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +182,10 @@ def test_a_file_of_another_model_is_refused(quality: _Quality, gemma_center: Pat
 
 
 def test_other_weights_of_the_same_shape_are_refused(
-    cpu_build: Build, gemma_center: Path, text: Corpus, tmp_path: Path
+    cpu_build: Build, gemma_center: Path, short_text: Path, tmp_path: Path
 ) -> None:
     other = tiny_models.gemma(tmp_path / "other.gguf", version=3, seed=1)
-    _, output = _perplexity(cpu_build, other, text, gemma_center)
+    _, output = _perplexity(cpu_build, other, short_text, gemma_center)
     assert "its kv_center.weights is '" in output
 
 
@@ -179,15 +195,15 @@ def test_another_rope_is_refused(quality: _Quality, center: Path) -> None:
 
 
 def test_another_shape_is_refused(
-    cpu_build: Build, gemma: Path, gemma_center: Path, text: Corpus, tmp_path: Path
+    cpu_build: Build, gemma: Path, gemma_center: Path, short_text: Path, tmp_path: Path
 ) -> None:
-    stats = _statistics(cpu_build, gemma, text.path, tmp_path / "stats", _N_CTX)
+    stats = _statistics(cpu_build, gemma, short_text, tmp_path / "stats", _N_CTX)
     good = make_center(stats)
     short = Center(
         mean={il: mean[:, :32] for il, mean in good.mean.items()}, first={il: f[:, :32] for il, f in good.first.items()}
     )
     write_center(short, stats, _NOBODY, tmp_path / "c.gguf")
-    _, output = _perplexity(cpu_build, gemma, text, tmp_path / "c.gguf")
+    _, output = _perplexity(cpu_build, gemma, short_text, tmp_path / "c.gguf")
     assert "has no vectors of 64 x 1 values for layer 0" in output
 
 
@@ -198,9 +214,9 @@ def test_a_file_that_is_no_center_is_refused(quality: _Quality, model_f16: Path,
     assert ("is no key center" if kind == "model" else "cannot be read as GGUF") in output
 
 
-def test_capped_logits_are_refused(cpu_build: Build, text: Corpus, gemma_center: Path, tmp_path: Path) -> None:
+def test_capped_logits_are_refused(cpu_build: Build, short_text: Path, gemma_center: Path, tmp_path: Path) -> None:
     capped = tiny_models.gemma(tmp_path / "gemma2.gguf", version=2)
-    _, output = _perplexity(cpu_build, capped, text, gemma_center)
+    _, output = _perplexity(cpu_build, capped, short_text, gemma_center)
     assert "this model's keys cannot be centred: it caps attention logits" in output
 
 
@@ -212,10 +228,10 @@ def test_latent_attention_is_refused(cpu_build: Build, gemma_center: Path, tmp_p
 
 
 def test_a_context_far_beyond_the_measured_positions_is_warned_of(
-    cpu_build: Build, gemma: Path, text: Corpus, gemma_center: Path
+    cpu_build: Build, gemma: Path, short_text: Path, gemma_center: Path
 ) -> None:
-    _, covered = _perplexity(cpu_build, gemma, text, gemma_center, n_ctx=256)
-    _, beyond = _perplexity(cpu_build, gemma, text, gemma_center, n_ctx=1024)
+    _, covered = _perplexity(cpu_build, gemma, short_text, gemma_center, n_ctx=256)
+    _, beyond = _perplexity(cpu_build, gemma, short_text, gemma_center, n_ctx=1024)
     assert "was measured at positions up to" not in covered
     assert "was measured at positions up to 256, the context has 1024" in beyond
     assert "--n-ctx 1024" in beyond
@@ -235,9 +251,9 @@ def _bench(build: Build, model: Path, pair: str, center: Path) -> tuple[int, str
     return _run([*argv, "--kv-center", str(center)])
 
 
-def _perplexity(build: Build, model: Path, text: Corpus, center: Path, n_ctx: int = 256) -> tuple[int, str]:
+def _perplexity(build: Build, model: Path, text: Path, center: Path, n_ctx: int = 256) -> tuple[int, str]:
     request = PplRequest(pair=KVPair("turbo4", "turbo4"), n_ctx=n_ctx, chunks=1)
-    argv = perplexity.argv_plain(build.program("llama-perplexity"), model, text.path, request)
+    argv = perplexity.argv_plain(build.program("llama-perplexity"), model, text, request)
     return _run([*argv, "--kv-center", str(center)])
 
 
