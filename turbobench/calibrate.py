@@ -30,16 +30,17 @@ _TOKENS = 8192  # one text says as much of the mean as another: 256 tokens of tw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What is to be measured. `n_ctx` is how many positions the center is to cover."""
+    """What is to be measured. `n_ctx` is how many positions the center is to cover, each in at least one sequence."""
 
     model: ModelFacts
     text: Corpus
     n_ctx: int
     out: Path
+    n_tokens: int = _TOKENS
 
     @property
     def chunks(self) -> int:
-        return max(1, _TOKENS // self.n_ctx)
+        return max(1, self.n_tokens // self.n_ctx)
 
 
 def plan(model: ModelFacts, text: Corpus, *, n_ctx: int | None, out: Path | None, force: bool) -> Calibration:

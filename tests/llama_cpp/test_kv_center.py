@@ -89,8 +89,15 @@ def short_text(text: Corpus, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def center(cpu_build: Build, model_f16: Path, text: Corpus, folder: Path) -> Path:
-    wanted = Calibration(model=read_facts(model_f16), text=text, n_ctx=512, out=folder / "model.kv-center.gguf")
+    wanted = Calibration(
+        model=read_facts(model_f16), text=text, n_ctx=512, n_tokens=512, out=folder / "model.kv-center.gguf"
+    )
     return calibrate(wanted, cpu_build)
+
+
+@pytest.fixture(scope="module")
+def stats(cpu_build: Build, model_f16: Path, text: Corpus, folder: Path) -> Statistics:
+    return _statistics(cpu_build, model_f16, text.path, folder / "stats", 512)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +118,7 @@ def gemma_center(cpu_build: Build, gemma: Path, short_text: Path, folder: Path) 
     return path
 
 
-def test_half_of_the_energy_of_keys_is_in_their_mean(
-    cpu_build: Build, model_f16: Path, text: Corpus, folder: Path
-) -> None:
-    stats = _statistics(cpu_build, model_f16, text.path, folder / "stats", 512)
+def test_half_of_the_energy_of_keys_is_in_their_mean(stats: Statistics) -> None:
     assert sorted(stats.layers) == list(range(30))
     assert stats.layers[0].mean.shape[1:] == (3, 64)
     assert energy_left(stats, make_center(stats), 512) < 0.5
@@ -159,9 +163,8 @@ def _kld_of_first_chunk(output: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def planted(cpu_build: Build, model_f16: Path, text: Corpus, folder: Path) -> Path:
+def planted(stats: Statistics, folder: Path) -> Path:
     """A center a hundred times as far off in every second head: the same attention, but for rounding."""
-    stats = _statistics(cpu_build, model_f16, text.path, folder / "planted.stats", 512)
     good = make_center(stats)
     far = {il: mean * np.where(np.arange(3) % 2, 100.0, 1.0)[:, None] for il, mean in good.mean.items()}
     path = folder / "planted.kv-center.gguf"
