@@ -207,7 +207,7 @@ def test_another_shape_is_refused(
     )
     write_center(short, stats, _NOBODY, tmp_path / "c.gguf")
     _, output = _perplexity(cpu_build, gemma, short_text, tmp_path / "c.gguf")
-    assert "has no vectors of 64 x 1 values for layer 0" in output
+    assert "has no vectors of 64 x 1 values for layer" in output
 
 
 @pytest.mark.parametrize("kind", ["model", "text", "nothing"])
