@@ -57,7 +57,8 @@ class _Quality:
         return perplexity.parse_kld(output)
 
     def run(self, pair: str, center: Path | None, *extra: str) -> tuple[int, str]:
-        argv = self._argv(perplexity.argv_kld(self.program, self.model, self.base, self._request(pair)))
+        tokens = self.base.with_suffix(".tokens")
+        argv = self._argv(perplexity.argv_kld(self.program, self.model, self.base, self._request(pair), tokens=tokens))
         return _run([*argv, *(("--kv-center", str(center)) if center else ()), *extra])
 
     def _request(self, pair: str) -> PplRequest:
