@@ -26,6 +26,7 @@ DEFAULT_TARGETS = ("llama-bench", "llama-perplexity", "llama-quantize")
 MORE_TARGETS = {
     "server": ("llama-server",),
     "cli": ("llama-cli",),
+    "calibrate": ("llama-kv-center",),
     "tests": ("test-backend-ops", "test-quantize-fns"),
 }
 

@@ -15,7 +15,7 @@ from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.weights import expand_to_f16
 
-_TARGETS = (*DEFAULT_TARGETS, *MORE_TARGETS["server"], *MORE_TARGETS["tests"])
+_TARGETS = (*DEFAULT_TARGETS, *MORE_TARGETS["server"], *MORE_TARGETS["calibrate"], *MORE_TARGETS["tests"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

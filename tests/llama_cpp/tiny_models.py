@@ -108,3 +108,56 @@ def deepseek2(path: Path) -> Path:
     _tensors(writer, rng, shapes)
     _finish(writer)
     return path
+
+
+def gemma(path: Path, *, version: int, n_swa: int = 64, seed: int = 0) -> Path:
+    """Write a Gemma 2, which caps attention logits, or a Gemma 3: 6 layers, some of a sliding window of `n_swa`.
+
+    Its tokens are bytes, so that it can be fed text; two query heads share a KV head of 64.
+    """
+    head_dim, n_vocab, n_layer = 64, 259, 6
+    writer = gguf.GGUFWriter(path, f"gemma{version}")
+    rng = np.random.default_rng(seed)
+    writer.add_name("tiny")
+    _add_byte_tokens(writer)
+    writer.add_block_count(n_layer)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(_EMBEDDING)
+    writer.add_feed_forward_length(_FFN)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_sliding_window(n_swa)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (n_vocab, _EMBEDDING),
+        "output_norm.weight": (_EMBEDDING,),
+    }
+    for i in range(n_layer):
+        shapes |= {
+            f"blk.{i}.attn_norm.weight": (_EMBEDDING,),
+            f"blk.{i}.attn_q.weight": (2 * head_dim, _EMBEDDING),
+            f"blk.{i}.attn_k.weight": (head_dim, _EMBEDDING),
+            f"blk.{i}.attn_v.weight": (head_dim, _EMBEDDING),
+            f"blk.{i}.attn_output.weight": (_EMBEDDING, 2 * head_dim),
+            f"blk.{i}.post_attention_norm.weight": (_EMBEDDING,),
+            f"blk.{i}.ffn_norm.weight": (_EMBEDDING,),
+            f"blk.{i}.ffn_gate.weight": (_FFN, _EMBEDDING),
+            f"blk.{i}.ffn_up.weight": (_FFN, _EMBEDDING),
+            f"blk.{i}.ffn_down.weight": (_EMBEDDING, _FFN),
+            f"blk.{i}.post_ffw_norm.weight": (_EMBEDDING,),
+        }
+        if version == 3:
+            shapes |= {f"blk.{i}.attn_{which}_norm.weight": (head_dim,) for which in ("q", "k")}
+    _tensors(writer, rng, shapes)
+    _finish(writer)
+    return path
+
+
+def _add_byte_tokens(writer: gguf.GGUFWriter) -> None:
+    special = ("<unk>", "<s>", "</s>")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*special, *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_scores([0.0] * 259)
+    writer.add_token_types([gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256])
