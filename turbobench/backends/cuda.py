@@ -21,8 +21,8 @@ CMAKE_MINIMUM: Version = (3, 18)  # of ggml/src/ggml-cuda/CMakeLists.txt, for CM
 # Each pair of upstream's vector attention kernel is a file that takes nvcc minutes, and the pairs of quantized types
 # would never be run: turbobench's own decode kernel serves them all.
 _FA_PAIRS = ("f16-f16", "bf16-bf16")
-FA_FLAG = f"-DGGML_CUDA_FA_QUANTS={';'.join(_FA_PAIRS)}"
-FA_NOTE = (
+_FA_FLAG = f"-DGGML_CUDA_FA_QUANTS={';'.join(_FA_PAIRS)}"
+_FA_NOTE = (
     f"of llama.cpp's vector attention kernels only {' and '.join(_FA_PAIRS)} are compiled, to save build time: "
     "quantized pairs have turbobench's own decode kernel"
 )
@@ -89,13 +89,13 @@ def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, .
         *cpu.cmake_flags(compiler),
         "-DGGML_CUDA=ON",
         f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(archs)}",
-        FA_FLAG,
+        _FA_FLAG,
         "-DGGML_CUDA_NCCL=OFF",  # found or not found, it would make two builds of one name
     )
 
 
 def notes(compiler: Compiler) -> tuple[str, ...]:
-    return (*cpu.notes(compiler), FA_NOTE)
+    return (*cpu.notes(compiler), _FA_NOTE)
 
 
 def remedy(crash: proc.Completed, compiler: Compiler) -> str | None:

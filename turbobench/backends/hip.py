@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from turbobench import proc
-from turbobench.backends import cpu, cuda
+from turbobench.backends import cpu
 from turbobench.errors import ConfigError
 from turbobench.gpu import Gpu, PeakMemory, visible
 from turbobench.toolchain import Compiler, DeviceCompiler, Version
@@ -24,8 +24,8 @@ _USUAL = Path("/opt/rocm")
 _DRIVER = Path("/sys/module/amdgpu/version")
 _ARCH = re.compile(r"gfx[0-9a-f]{3,4}")
 _FA_NOTE = (
-    "this build has no decode kernel for AMD GPUs: quantized K/V are converted to f16 at every step, "
-    "which is correct and slow"
+    "this build has no decode kernel of ours for AMD GPUs: turbo3, turbo4 and pairs of two types are converted to f16 "
+    "at every step, which is correct and slow; f16, q8_0 and q4_0 run llama.cpp's own kernels"
 )
 _NEVER_RUN = "the HIP backend was never run on AMD hardware by turbobench's developers"
 
@@ -82,7 +82,7 @@ def device_compiler() -> DeviceCompiler | None:
 
 def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the CPU backend's flags, which is part of every build, and those of HIP for `archs`."""
-    return (*cpu.cmake_flags(compiler), "-DGGML_HIP=ON", f"-DGPU_TARGETS={';'.join(archs)}", cuda.FA_FLAG)
+    return (*cpu.cmake_flags(compiler), "-DGGML_HIP=ON", f"-DGPU_TARGETS={';'.join(archs)}")
 
 
 def notes(compiler: Compiler) -> tuple[str, ...]:
