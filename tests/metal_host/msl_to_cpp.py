@@ -13,6 +13,8 @@ _RULES = (
     # an array in threadgroup memory is one for all fibers
     (re.compile(r"^( +)threadgroup (\w+ +\w+ *\[.*\];)", re.M), r"\1static \2"),
     (re.compile(r"\[\[[^]]*\]\]"), ""),
+    # unrolled loops multiply the time that compiling takes
+    (re.compile(r"""_Pragma\("clang loop unroll\(full\)"\)|^ *#pragma unroll.*$""", re.M), ""),
 )
 
 
@@ -22,9 +24,17 @@ def msl_to_cpp(source: str) -> str:
     return source
 
 
-def convert_folder(folder: Path, out: Path) -> None:
+def keep_head_sizes(source: str, sizes: tuple[int, ...]) -> str:
+    """Leave out the instances of other head sizes, in the macro that has one line for each: they take long to compile."""
+    line = re.compile(r"(?<=\n)    FA_INSTANCE\(name, K, V, +(\d+)[^\n]*\)( \\)?\n")
+    kept = line.sub(lambda m: m[0].replace(")\n", ") \\\n") if int(m[1]) in sizes else "", source)
+    return re.sub(r"(FA_INSTANCE\(name, K, V, +\d+[^\n]*\)) \\\n\n", r"\1\n\n", kept)
+
+
+def convert_folder(folder: Path, out: Path, head_sizes: tuple[int, ...]) -> None:
     """Write every kernel file of `folder` to `out` as C++, under its own name."""
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".metal", ".h"):
-            (out / path.name).write_text(msl_to_cpp(path.read_text("utf-8")), "utf-8")
+            source = keep_head_sizes(path.read_text("utf-8"), head_sizes)
+            (out / path.name).write_text(msl_to_cpp(source), "utf-8")

@@ -22,6 +22,7 @@ from turbobench.source import fetch, load_pin
 pytestmark = pytest.mark.build  # needs llama.cpp's own kernel files, though nothing of it is built
 
 _HERE = Path(__file__).parent
+HEAD_SIZES = (64, 128, 256)  # as check_attention.cpp has them; all sizes would compile for minutes
 _OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
 
 
@@ -48,34 +49,52 @@ def workshop() -> Workshop:
     pytest.skip(f"no clang++ of version {_OLDEST_CLANG} or newer on PATH: it compiles the Metal kernels as C++")
 
 
-def _compile(check: str, workshop: Workshop, out: Path, fault: tuple[str, str, str] | None = None) -> Path:
-    """Compile `check`.cpp with the kernel files of the tree as C++; `fault` = file, text, what stands there instead."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What a mistake in a kernel file would look like."""
+
+    file: str
+    text: str
+    instead: str
+
+
+def _plant(kernels: Path, fault: Fault) -> None:
+    path = kernels / fault.file
+    source = path.read_text("utf-8")
+    assert fault.text in source, f"{fault.file} has no place for this fault any more: {fault.text}"
+    path.write_text(source.replace(fault.text, fault.instead), "utf-8")
+
+
+def _compile(check: str, workshop: Workshop, out: Path, *faults: Fault) -> Path:
+    """Compile `check`.cpp with the kernel files of the tree as C++, faults and all."""
     clang, tree = workshop.clang, workshop.tree
     kernels = out / "kernels"
-    convert_folder(tree / "ggml-metal" / "kernels", kernels)
-    if fault is not None:
-        name, text, instead = fault
-        source = (kernels / name).read_text("utf-8")
-        assert source.count(text) == 1, f"{name} has the text of this fault {source.count(text)} times"
-        (kernels / name).write_text(source.replace(text, instead), "utf-8")
+    convert_folder(tree / "ggml-metal" / "kernels", kernels, HEAD_SIZES)
+    for fault in faults:
+        _plant(kernels, fault)
 
-    ref = kernels_dir() / "ref"
-    reference = [out / "reference.o", out / "turbo-quants-ref.o"]
-    shim = _HERE.parent / "native" / "shim"
-    c_include = [f"-I{folder}" for folder in (_HERE, shim, ref, kernels_dir() / "common")]
-    for source_file, to in zip((_HERE / "reference.c", ref / "turbo-quants-ref.c"), reference, strict=True):
-        _run([clang, "-x", "c", "-std=c11", "-O2", *c_include, "-c", str(source_file), "-o", str(to)])
+    ref, shim = kernels_dir() / "ref", _HERE.parent / "native" / "shim"
+    codec = (_HERE, shim, ref, kernels_dir() / "common")
+    c_sources = (
+        (_HERE / "reference.c", codec),
+        (ref / "turbo-quants-ref.c", codec),
+        (_HERE / "host_answers.c", (tree / "ggml-metal", tree.parent / "include")),
+    )
+    objects = []
+    for source, folders in c_sources:
+        objects.append(str(out / f"{source.stem}.o"))
+        _run([clang, "-x", "c", "-std=c11", "-O2", *_include(*folders), "-c", str(source), "-o", objects[-1]])
 
     # -w: upstream's kernels as C++ warn about much, such as `const const`
-    include = [f"-I{folder}" for folder in (_HERE, _HERE / "include", kernels, tree / "ggml-metal", tree)]
+    include = _include(_HERE, _HERE / "include", kernels, tree / "ggml-metal", tree)
     program = out / check
-    _run(
-        [
-            clang, "-std=c++17", "-O1", "-ffp-contract=off", "-w", *include,
-            str(_HERE / f"{check}.cpp"), *map(str, reference), "-o", str(program), "-lm",
-        ]
-    )  # fmt: skip
+    options = ["-std=c++17", "-O1", "-ffp-contract=off", "-w"]
+    _run([clang, *options, *include, str(_HERE / f"{check}.cpp"), *objects, "-o", str(program), "-lm"])
     return program
+
+
+def _include(*folders: Path) -> list[str]:
+    return [f"-I{folder}" for folder in folders]
 
 
 def _run(command: list[str]) -> None:
@@ -107,14 +126,48 @@ def test_rows_are_written_and_read_as_the_reference_does(workshop: Workshop, tmp
 @pytest.mark.parametrize(
     ("fault", "found_in"),
     [
-        (("turbo.metal", "code0 | code1 << 4", "code1 | code0 << 4"), "kernel_set_rows_f32_i64_turbo4"),
-        (("turbo.metal", "simd_shuffle_xor(w, 8)", "simd_shuffle_xor(w, 4)"), "kernel_set_rows_f32_i64_turbo3"),
-        (("turbo-dequantize.h", ">> 4*(il >> 3)", ">> 4*(1 - (il >> 3))"), "kernel_get_rows_turbo4"),
-        (("turbo-dequantize.h", "2*(j >> 1) + (c & 1)", "2*(j & 1) + (c & 1)"), "kernel_cpy_turbo3_f32"),
+        (
+            Fault(file="turbo.metal", text="code0 | code1 << 4", instead="code1 | code0 << 4"),
+            "kernel_set_rows_f32_i64_turbo4",
+        ),
+        (
+            Fault(file="turbo.metal", text="simd_shuffle_xor(w, 8)", instead="simd_shuffle_xor(w, 4)"),
+            "kernel_set_rows_f32_i64_turbo3",
+        ),
+        (
+            Fault(file="turbo-dequantize.h", text=">> 4*(il >> 3)", instead=">> 4*(1 - (il >> 3))"),
+            "kernel_get_rows_turbo4",
+        ),
     ],
-    ids=["swapped nibbles written", "a plane of turbo3", "swapped nibbles read", "the third bit of turbo3"],
+    ids=["swapped nibbles written", "a plane of turbo3", "swapped nibbles read"],
 )
-def test_a_planted_fault_in_rows_is_found(
-    fault: tuple[str, str, str], found_in: str, workshop: Workshop, tmp_path: Path
-) -> None:
+def test_a_planted_fault_in_rows_is_found(fault: Fault, found_in: str, workshop: Workshop, tmp_path: Path) -> None:
     assert found_in in _wrong(_results(_compile("check_rows", workshop, tmp_path, fault)))
+
+
+def test_attention_of_every_pair_is_that_of_the_cache_as_the_reference_reads_it(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    results = _results(_compile("check_attention", workshop, tmp_path))
+    assert not _wrong(results), results
+    for path in ("flash_attn_ext", "flash_attn_ext_vec"):
+        at_128 = [name for name in results if name.startswith(f"kernel_{path}_") and "_dk128_" in name]
+        assert len([name for name in at_128 if ("_vec_" in name) == path.endswith("vec")]) == 14  # pairs
+
+
+def test_a_lost_half_of_v_is_found_in_both_kernels(workshop: Workshop, tmp_path: Path) -> None:
+    batch = Fault(
+        file="fa_common.metal",
+        text="sv4x4[4*ty + tx] = tmp;",
+        instead="sv4x4[4*ty + tx] = tx < 2 ? tmp : v4x4_t((v_t) 0);",
+    )
+    vec = Fault(
+        file="fa_vec_common.metal",
+        text="deq_v_t4(pv4 + i/nl_v, i%nl_v, mv);",
+        instead="deq_v_t4(pv4 + i/nl_v, i%nl_v, mv); if (2*i >= DV4) { mv = v4_t(0.0f); }",
+    )
+    results = _results(_compile("check_attention", workshop, tmp_path, batch, vec))
+    direct = {name for name in results if "_f16_dk" in name}  # V in f16 does not come this way
+    kernels = {name for name in results if "_dk" in name}
+    assert direct
+    assert _wrong(results) == kernels - direct
