@@ -1,0 +1,16 @@
+// What the host code of ggml-metal-turbo.h says, for programs that cannot include ggml.h beside Metal's names.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void host_fa_type_name(const char * type_k, const char * type_v, char * name, size_t size);
+bool host_fa_supported(const char * type_k, const char * type_v, int head_k, int head_v);
+
+#ifdef __cplusplus
+}
+#endif
