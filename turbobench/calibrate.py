@@ -19,11 +19,10 @@ from turbobench.kv_center import (
     write_center,
 )
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts
-from turbobench.paths import cache_dir, scratch_dir
+from turbobench.paths import cache_dir, kv_center_beside, scratch_dir
 from turbobench.programs import kv_center as program
 from turbobench.programs.kv_center import CenterRequest
 
-SUFFIX = ".kv-center.gguf"
 _DEFAULT_N_CTX = 8192  # what fits one minute or few; a user of longer contexts asks for more
 _TOKENS = 8192  # one text says as much of the mean as another: 256 tokens of two leave 38.7 % and 39.2 % of the energy
 
@@ -50,7 +49,7 @@ def plan(model: ModelFacts, text: Corpus, *, n_ctx: int | None, out: Path | None
     """
     if reason := _unsuitable(model):
         raise ModelError(f"the keys of {model.path.name} cannot be centred: {reason}", "run it without a key center")
-    target = out or model.path.with_name(model.path.stem + SUFFIX)
+    target = out or kv_center_beside(model.path)
     if target.exists() and not force:
         raise AccessError(f"{target} exists", "give --force to measure again and replace it, or another --out")
     wanted = n_ctx or min(model.n_ctx_train or _DEFAULT_N_CTX, _DEFAULT_N_CTX)

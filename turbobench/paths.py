@@ -45,6 +45,11 @@ def cache_dir() -> Path:
     return Path(override).expanduser().resolve() if override else Path(platformdirs.user_cache_dir("turbobench"))
 
 
+def kv_center_beside(model: Path) -> Path:
+    """Return where `turbobench calibrate` writes the means of K of this model, and where a sweep looks for them."""
+    return model.with_name(f"{model.stem}.kv-center.gguf")
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it becomes `target` whole, on any failure it is removed."""

@@ -18,7 +18,7 @@ from turbobench.hashing import cached_sha256
 from turbobench.machine import this_machine
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
 from turbobench.models import resolve_model
-from turbobench.paths import cache_dir
+from turbobench.paths import cache_dir, kv_center_beside
 from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.stack import PatchedTree, apply
@@ -96,8 +96,7 @@ def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
     if not request.spec.centered:
         return None
     given = request.kv_center or request.spec.kv_center
-    # Where 'turbobench calibrate' writes it.
-    path = Path(given).expanduser() if given else model.path.with_name(f"{model.path.stem}.kv-center.gguf")
+    path = Path(given).expanduser() if given else kv_center_beside(model.path)
     if not path.is_file():
         raise ConfigError(
             f"{request.spec.centered[0].short} needs a file of K's means, and there is no {path}",
