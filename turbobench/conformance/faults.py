@@ -1,6 +1,6 @@
 """Planted faults: a copy of a build's library with one mistake in it must fail the cases that look at that code.
 
-A mistake is text of a kernel file replaced in a copy of ggml's sources. The objects named are compiled again by the
+A mistake is text of a kernel file replaced in a copy of ggml's sources. The objects named are made again by the
 build's own commands with the copy in place of the sources, and the library is linked with them, into a copy too: the
 build and its tree are not touched.
 """
@@ -32,7 +32,8 @@ _LIBRARY = re.compile(r"bin/lib(?P<name>[\w-]+)\.(?:so[\d.]*|dylib)")
 class Fault:
     """A mistake: in `file` of the tree's `ggml/`, the one match of `pattern` becomes `instead` (as in `re.sub`).
 
-    `objects` are the ends of the names of the objects of `library` that are compiled again; one of `cases` must fail.
+    `rebuilt` are the ends of the names of what is made again for `library`, in order: objects, and before them sources
+    that are generated. One of `cases` must fail.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Fault:
     pattern: str
     instead: str
     library: str
-    objects: tuple[str, ...]
+    rebuilt: tuple[str, ...]
     cases: tuple[str, ...]
 
 
@@ -52,7 +53,7 @@ def _one_off(type_name: str, library: str, object_name: str, *cases: str, where:
         pattern=rf"(kvalues_{type_name}\[8\]\[\d+\]\) = \{{\n\s+\{{ -?\d+, -?\d+)",
         instead=r"\1 + 1",
         library=library,
-        objects=(object_name,),
+        rebuilt=(object_name,),
         cases=cases,
     )
 
@@ -64,10 +65,18 @@ def _swapped_in_cuda(library: str) -> Fault:
         pattern=r"\(code0 \| code1 << 4\)",
         instead="(code1 | code0 << 4)",
         library=library,
-        objects=("/attention-rows.cu.o",),
+        rebuilt=("/attention-rows.cu.o",),
         cases=("SET_ROWS turbo4",),
     )
 
+
+def _shaders(*names: str) -> tuple[str, ...]:
+    """Return what is made of shaders: a source with the code in it, and its object."""
+    return tuple(f"/{name}.comp.cpp{end}" for name in names for end in ("", ".o"))
+
+
+# The device decides which of them it runs.
+_ATTENTION_SHADERS = _shaders("flash_attn", "flash_attn_cm1", "flash_attn_cm2")
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "cpu": (
@@ -78,7 +87,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             pattern=r"(?P<call>    write_out\(a, r%a\.n_q, head, seq, sum, s\.acc\);)",
             instead=r"    std::fill(s.acc + a.DV/2, s.acc + a.DV, 0.0f);\n\g<call>",
             library="ggml-cpu",
-            objects=("/fattn-quant.cpp.o",),
+            rebuilt=("/fattn-quant.cpp.o",),
             cases=("FLASH_ATTN_EXT q8_0/turbo4 64",),
         ),
         Fault(
@@ -87,7 +96,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             pattern=r"\(code\[i\] \| code\[32 \+ i\] << 4\)",
             instead="(code[32 + i] | code[i] << 4)",
             library="ggml-cpu",
-            objects=("/turbo-quants.c.o",),
+            rebuilt=("/turbo-quants.c.o",),
             cases=("SET_ROWS turbo4",),
         ),
     ),
@@ -106,7 +115,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
             pattern=r"(put\(LV::index\(b, k, e\),\s+\(out\.o\[i\]\[j\]\s+- bias\)\*)LV::UNIT",
             instead=r"\1(2*LV::index(b, k, e) < D ? LV::UNIT : 0.0f)",
             library="ggml-cuda",
-            objects=("/fattn-decode-turbo4-turbo4.cu.o",),
+            rebuilt=("/fattn-decode-turbo4-turbo4.cu.o",),
             cases=("FLASH_ATTN_EXT turbo4/turbo4 128",),
         ),
         _swapped_in_cuda("ggml-cuda"),
@@ -114,6 +123,35 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "hip": (
         _one_off("turbo4", "ggml-hip", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in attention"),
         _swapped_in_cuda("ggml-hip"),
+    ),
+    "vulkan": (
+        Fault(
+            name="one entry of turbo3's table is off by one, in attention",
+            file="src/ggml-vulkan/vulkan-shaders/turbo_tables.glsl",
+            pattern=r"(const uint turbo_books\[\d+\] = \{\n\s+0x[0-9a-f]{8}u, 0x[0-9a-f]{8}u)",
+            instead=r"\1 + 1u",
+            library="ggml-vulkan",
+            rebuilt=_ATTENTION_SHADERS,
+            cases=("FLASH_ATTN_EXT turbo3/q8_0 64",),
+        ),
+        Fault(
+            name="the second half of V's blocks is zero in attention",
+            file="src/ggml-vulkan/vulkan-shaders/flash_attn_dequant.glsl",
+            pattern=r"(?=FA_DEQUANT4_TURBO4\(v_packed_turbo4\))",
+            instead="if (iqs >= 32) { return FLOAT_TYPEV4(0); } ",
+            library="ggml-vulkan",
+            rebuilt=_ATTENTION_SHADERS,
+            cases=("FLASH_ATTN_EXT q8_0/turbo4 64",),
+        ),
+        Fault(
+            name="SET_ROWS writes turbo4's nibbles swapped",
+            file="src/ggml-vulkan/vulkan-shaders/copy_to_turbo.comp",
+            pattern=r"codes\[2\*i\] \| codes\[32 \+ 2\*i\] << 4",
+            instead="codes[32 + 2*i] | codes[2*i] << 4",
+            library="ggml-vulkan",
+            rebuilt=_shaders("copy_to_turbo"),
+            cases=("SET_ROWS turbo4",),
+        ),
     ),
 }
 
@@ -154,9 +192,10 @@ def plant(build: Build, tree: PatchedTree, fault: Fault, scratch: Path) -> Path:
     for library in build.bin_dir.glob("lib*"):
         shutil.copy2(library, bin_dir, follow_symlinks=False)
     moved: dict[str, Path] = {}
-    for number, suffix in enumerate(fault.objects):
-        entry = commands.of_object(suffix)
-        moved[entry["output"]] = scratch / f"{number}.o"
+    for number, suffix in enumerate(fault.rebuilt):
+        entry = commands.of(suffix)
+        moved[entry["output"]] = scratch / str(number) / Path(entry["output"]).name
+        moved[entry["output"]].parent.mkdir()
         commands.run(entry, sources, moved)
     link = commands.of_library()
     moved[link["output"]] = bin_dir / Path(link["output"]).name
@@ -174,9 +213,12 @@ class _Commands:
         # ninja says first which folder it enters
         self._entries: list[dict[str, Any]] = json.loads(listed[listed.index("[\n") :])
 
-    def of_object(self, suffix: str) -> dict[str, Any]:
-        of_library = f"{self._library}.dir/"
-        return self._one(lambda output: of_library in output and output.endswith(suffix), f"an object *{suffix}")
+    def of(self, suffix: str) -> dict[str, Any]:
+        of_library = f"/{self._library}"  # its folder of objects, or of generated sources
+        found = [
+            e for e in self._entries if of_library in e["output"] and e["output"].endswith(suffix) and e["command"]
+        ]
+        return self._one(found, f"makes *{suffix}")
 
     def of_library(self) -> dict[str, Any]:
         def is_it(output: str) -> bool:
@@ -184,21 +226,23 @@ class _Commands:
             return found is not None and found["name"] == self._library
 
         found = [entry for entry in self._entries if is_it(entry["output"]) and " -o " in entry["command"]]
-        if len(found) != 1:
-            raise BuildError(f"the build has {len(found)} commands that link {self._library}", "run 'turbobench build'")
-        return found[0]
+        return self._one(found, "links it")
 
-    def _one(self, wanted: Any, what: str) -> dict[str, Any]:  # noqa: ANN401 - a predicate
-        found = [entry for entry in self._entries if wanted(entry["output"])]
+    def _one(self, found: list[dict[str, Any]], what: str) -> dict[str, Any]:
         if len(found) != 1:
-            raise BuildError(f"the build of {self._library} has {len(found)} of {what}", "run 'turbobench build'")
+            raise BuildError(
+                f"of the commands that build {self._library}, one should be what {what}; there are {len(found)}",
+                "run 'turbobench build' again, or mend conformance/faults.py",
+            )
         return found[0]
 
     def run(self, entry: dict[str, Any], sources: Path, moved: dict[str, Path]) -> None:
         """Run a command with the copied sources in place of the tree's, and each of `moved` in its new place."""
         command = str(entry["command"]).replace(f"{self._tree.path}/ggml/", f"{sources}/")
         for output, place in moved.items():
-            command = command.replace(output, str(place))
+            command = command.replace(f"{self._folder}/{output}", str(place)).replace(output, str(place))
+        # where Vulkan's generator leaves what it made on the way
+        command = re.sub(r"(--output-dir )\S+", rf"\1{sources.parent}/spv", command)
         log = paths.cache_dir() / "logs" / "faults.log"
         proc.check(proc.Command(argv=["sh", "-c", command], cwd=self._folder, log=log))
 
