@@ -95,7 +95,7 @@ def test_a_crash_of_a_kernel_is_a_failure_and_the_next_case_is_run(cpu_build: Bu
 
 @no_shell
 def test_a_fault_without_a_place_is_an_error(cpu_build: Build, tree: PatchedTree) -> None:
-    fault = replace(FAULTS["cpu"][0], pattern="no such text")
+    fault = replace(FAULTS["cpu"][0], pattern="no such text", instead="")
     with pytest.raises(BuildError, match="0 places for the fault"):
         try_fault(cpu_build, tree, fault)
 

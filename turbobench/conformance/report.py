@@ -94,8 +94,8 @@ def _attention(verified: Verified) -> str:
         "queries, odd and whole numbers of positions, 1 to 32 sequences, GQA, masks, ALiBi, softcap, sinks, extreme "
         "input. Against attention in float64 (NMSE, at most 1e-5; where K and V are f16 it is llama.cpp's own kernel, "
         "and its own bound, 5e-4), and by probes that read single values of V (off, relative to the block's largest) "
-        "and differences of two values of K (off, relative to the logits' range): a codebook step is 0.008, and a "
-        "third of it is too much. –: refused, and not promised."
+        "and differences of two values of K (off, relative to the logits' range): a codebook step is 0.008, and "
+        "half of it is too much. –: refused, and not promised."
     )
     worst_heads = "NMSE | V off | K off"
     table = ["", f"| K/V | {' | '.join(names)} | {worst_heads} |", "|---|" + "---|" * (len(heads) + 3), *lines]
