@@ -190,6 +190,13 @@ def test_a_backend_without_a_device_is_refused_before_anything_is_built(
         require_device(backend)
 
 
+def test_a_backend_that_is_not_built_is_refused_and_a_misspelt_one_is_told_apart() -> None:
+    with pytest.raises(DeviceMissingError, match="does not build metal, nothing was verified"):
+        require_device("metal")
+    with pytest.raises(ConfigError, match="unknown backend 'metall'"):
+        require_device("metall")
+
+
 def test_a_device_lets_the_backend_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tools.no_gpu_settings(monkeypatch)
     fake_tools.nvidia_smi(tmp_path, fake_tools.H200)
