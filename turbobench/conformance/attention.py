@@ -24,7 +24,7 @@ NMSE_BOUND = 1e-5
 # The same where llama.cpp's own kernels run, which may add up in halves: its own bound.
 UPSTREAM_BOUND = 5e-4
 # A probe is wrong from half a codebook step on (an entry is a 127th of the block's largest value). Kernels that compute
-# in halves were seen at a quarter of a step for K, and a twentieth for V.
+# in halves were seen at a third of a step.
 V_BOUND = 1 / (2 * 127)
 K_BOUND = 1 / (2 * 127)
 # Absolute error that is right for any V: halves are exact to 2^-25, and kernels that add up in halves give weights down
