@@ -19,7 +19,7 @@ from turbobench import stack
 from turbobench.paths import kernels_dir
 from turbobench.source import fetch, load_pin
 
-pytestmark = pytest.mark.build  # needs llama.cpp's own kernel files, though nothing of it is built
+pytestmark = [pytest.mark.metal, pytest.mark.build]  # needs llama.cpp's own kernel files, though nothing of it is built
 
 _HERE = Path(__file__).parent
 HEAD_SIZES = (64, 128, 256)  # as check_attention.cpp has them; all sizes would compile for minutes
