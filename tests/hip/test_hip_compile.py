@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clang import clang_for
 from turbobench import stack
 from turbobench.paths import kernels_dir, patches_dir
 from turbobench.source import fetch, load_pin
@@ -60,16 +60,6 @@ def _run(command: list[str]) -> None:
     assert done.returncode == 0, " ".join(command) + "\n" + done.stderr[-4000:]
 
 
-def _clang() -> str:
-    names = ["/opt/rocm/llvm/bin/clang++", "clang++", *(f"clang++-{v}" for v in range(30, _OLDEST_CLANG - 1, -1))]
-    for name in filter(None, map(shutil.which, names)):
-        said = subprocess.run([name, "--version"], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"clang version (\d+)", said)
-        if found and int(found[1]) >= _OLDEST_CLANG:
-            return name
-    pytest.skip(f"no clang++ of version {_OLDEST_CLANG} or newer on PATH: it compiles the HIP sources")
-
-
 def _rocm() -> Path:
     for place in (Path(os.environ.get(HEADERS) or "/opt/rocm"), Path("/opt/rocm")):
         if (place / "include" / "hip" / "hip_runtime.h").is_file():
@@ -89,7 +79,16 @@ def _probe(command: tuple[str, ...], out: Path) -> None:
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     rocm, out = _rocm(), tmp_path_factory.mktemp("hip")
-    compiler = (_clang(), "-x", "hip", f"--rocm-path={rocm}", f"-I{rocm}/include", "-nogpulib", "-std=gnu++17", "-O3")
+    compiler = (
+        clang_for("the HIP sources", _OLDEST_CLANG),
+        "-x",
+        "hip",
+        f"--rocm-path={rocm}",
+        f"-I{rocm}/include",
+        "-nogpulib",
+        "-std=gnu++17",
+        "-O3",
+    )
     _probe(compiler, out)
     tree = stack.apply(fetch(load_pin())).path
     cmake = find_tools(tree).cmake
