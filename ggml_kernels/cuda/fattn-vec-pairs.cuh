@@ -1,7 +1,7 @@
 #pragma once
 
-// The vec kernel for the pairs of K and V types that fattn-vec-pairs.cmake had compiled beside upstream's list. Comes after fattn-vec.cuh,
-// which can be included only once.
+// The vec kernel for the pairs of K and V types that fattn-vec-pairs.cmake had compiled beside upstream's list. Comes after
+// fattn-vec.cuh, which can be included only once.
 
 #if __has_include("fattn-vec-pairs.h")
 
