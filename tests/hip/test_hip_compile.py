@@ -91,8 +91,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     )
     _probe(compiler, out)
     tree = stack.apply(fetch(load_pin())).path
-    cmake = find_tools(tree).cmake
-    _run([str(cmake), "-S", str(_HERE), "-B", str(out), f"-DTREE={tree}"])
+    tools = find_tools(tree)
+    ninja = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}")
+    _run([str(tools.cmake), *ninja, "-S", str(_HERE), "-B", str(out), f"-DTREE={tree}"])
     ggml = tree / "ggml"
     folders = (ggml / "include", ggml / "src", ggml / "src" / "ggml-cuda", out / "fattn-vec")
     defines = ("__HIP_PLATFORM_AMD__=1", "GGML_USE_HIP", "NDEBUG")
