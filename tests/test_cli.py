@@ -46,6 +46,15 @@ def test_a_foreign_source_is_refused_in_one_line_with_a_next_step(tmp_path: Path
     assert second.startswith("  → ")
 
 
+def test_verifying_without_the_device_has_its_own_exit_code(cache: Path) -> None:
+    ended = _run("verify", "--backend", "cuda", CUDA_VISIBLE_DEVICES="")
+    assert ended.returncode == 27
+    first, second = ended.stderr.strip().splitlines()
+    assert first.startswith("error: no cuda device here, nothing was verified: ")
+    assert second == "  → run 'turbobench verify --backend cuda' on a machine with one"
+    assert not (cache / "source").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file" / "cache")

@@ -110,6 +110,18 @@ class QualityGateError(TurbobenchError):
     exit_code = 25
 
 
+class ConformanceError(TurbobenchError):
+    """A backend does not do what is promised of it: a wrong value, a crash, a refusal, or a check that never ran."""
+
+    exit_code = 26
+
+
+class DeviceMissingError(TurbobenchError):
+    """What was asked for needs a device that is not here."""
+
+    exit_code = 27
+
+
 class Interrupted(TurbobenchError):  # noqa: N818 - it is the user's wish, not an error
     """Ctrl-C or SIGTERM; what was finished is kept."""
 

@@ -51,8 +51,8 @@ class NativeCodec:
     """Quantize and dequantize by the code of the build in `bin_dir`; raises BuildError when it does not load."""
 
     def __init__(self, bin_dir: Path) -> None:
-        self._base = _load(bin_dir, "ggml-base")
-        self._cpu = _load(bin_dir, "ggml-cpu")
+        self._base = load_library(bin_dir, "ggml-base")
+        self._cpu = load_library(bin_dir, "ggml-cpu")
         self._base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
         self._cpu.ggml_get_type_traits_cpu.restype = ctypes.POINTER(_TypeTraitsCpu)
         self._cpu.ggml_cpu_init()
@@ -126,7 +126,8 @@ def parse(stdout: str) -> tuple[float, int]:
     return nmse, n_values
 
 
-def _load(bin_dir: Path, name: str) -> ctypes.CDLL:
+def load_library(bin_dir: Path, name: str) -> ctypes.CDLL:
+    """Load a shared library of a build, such as "ggml-base"; BuildError if it is not there or does not load."""
     stems = (f"lib{name}.so", f"lib{name}.dylib", f"{name}.dll", f"lib{name}.dll")
     path = next((bin_dir / stem for stem in stems if (bin_dir / stem).is_file()), None)
     if path is None:

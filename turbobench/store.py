@@ -82,6 +82,11 @@ class Store:
             raise StoreError(f"{self.path} cannot be written: {failure}", "give another folder with --out") from failure
         self.records.append(record)
 
+    def clear(self) -> None:
+        """Begin anew: what was stored is gone."""
+        self.path.unlink(missing_ok=True)
+        self.records.clear()
+
     def finished(self) -> frozenset[tuple[str, int]]:
         """Return (cell id, round) of every cell that was measured; failed and skipped ones are tried again."""
         return frozenset(
@@ -92,12 +97,12 @@ class Store:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[Store]:
+def open_store(folder: Path, name: str = RECORDS) -> Iterator[Store]:
     """Open a result set for this process alone; mends a last line that a kill tore.
 
     Raises StoreError when another process writes to it, or a line other than the last cannot be read.
     """
-    path = folder / RECORDS
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from turbobench.codec.block import dequantize, nmse, quantize
-from turbobench.codec.golden import extreme_blocks, golden_file
+from turbobench.codec.golden import PATH, extreme_blocks, golden_file
 from turbobench.codec.tables import BLOCK, BOOKS, CODEC_NAMES, VALUE_MAX, VALUE_MIN, CodecName, codec
 from turbobench.kvtypes import KV_TYPES
 
-GOLDEN = Path(__file__).parents[1] / "data" / "codec-golden.npz"
 TYPES = pytest.mark.parametrize("name", CODEC_NAMES)
 
 # design: turbo4 <= .0066 and turbo3 <= .0273; the eight books must keep what they gained over its one table
@@ -36,14 +35,14 @@ def test_a_block_takes_the_bytes_that_the_type_declares(name: CodecName) -> None
 
 @TYPES
 def test_bytes_are_those_of_the_golden_vectors(name: CodecName) -> None:
-    with np.load(GOLDEN) as golden:
+    with np.load(PATH) as golden:
         np.testing.assert_array_equal(quantize(codec(name), golden["x"]), golden[name])
 
 
 def test_golden_vectors_are_what_the_generator_makes(tmp_path: Path) -> None:
     made = tmp_path / "golden.npz"
     made.write_bytes(golden_file())
-    with np.load(GOLDEN) as golden, np.load(made) as again:
+    with np.load(PATH) as golden, np.load(made) as again:
         assert sorted(golden) == sorted(again)
         for key in golden:
             np.testing.assert_array_equal(golden[key], again[key])

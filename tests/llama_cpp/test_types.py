@@ -50,25 +50,6 @@ def test_ggml_accepts_the_quantizers_and_dot_products(cpu_build: Build) -> None:
         assert f"Testing {name}" in output
 
 
-@pytest.mark.parametrize("op", ["SET_ROWS", "GET_ROWS", "CPY"])
-def test_cache_ops_equal_the_reference(cpu_build: Build, op: str) -> None:
-    _check_ops(cpu_build, op, "turbo")
-
-
-@pytest.mark.parametrize("types", ["type_[KV]=turbo", "hsk=64,.*nb=[1-9],.*type_K=(q|iq|bf)"])
-def test_attention_equals_the_reference(cpu_build: Build, types: str) -> None:
-    _check_ops(cpu_build, "FLASH_ATTN_EXT", types)
-
-
-def _check_ops(build: Build, op: str, pattern: str) -> None:
-    argv = [str(build.program("test-backend-ops")), "test", "-b", "CPU", "-o", op, "-p", pattern]
-    ended, output = _run(argv)
-    assert ended.ok, output[-4000:]
-    passed = output.count("OK\x1b") or output.count(": OK")
-    assert passed > 0, output[-2000:]
-    assert "not supported" not in output
-
-
 def test_llama_bench_measures_a_mixed_pair_at_depth(cpu_build: Build, model: Path) -> None:
     request = llama_bench.BenchRequest(
         pair=KVPair("turbo4", "turbo3"), n_depth=256, n_prompt=64, n_gen=4, repetitions=1

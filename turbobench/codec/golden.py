@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from turbobench.codec.block import quantize
 from turbobench.codec.tables import BLOCK, codec
 
 GOLDEN_SEED = 20261001
+PATH = Path(__file__).with_name("golden.npz")
+"""The committed vectors, as `golden_file` makes them."""
 
 
 def random_blocks(n: int, seed: int = GOLDEN_SEED) -> npt.NDArray[np.float32]:

@@ -1,0 +1,1 @@
+"""One conformance for all backends: what each must do, and the checks that show it."""
