@@ -1,11 +1,10 @@
-"""Cache types by layer: the same as -ctk/-ctv where all layers are alike, what was asked where not, refused where wrong."""
+"""Types by layer: as -ctk and -ctv where all layers are alike, as asked where not, and refused where wrong."""
 
 from __future__ import annotations
 
 import json
 import re
 import urllib.error
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
