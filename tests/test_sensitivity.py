@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from turbobench.model import ModelFacts, layer_types_for, preflight, read_facts
 from turbobench.sensitivity import Cell, Plan, check_types, kld_by_cell, predicted, solve, sweep
 
 pytestmark = pytest.mark.usefixtures("cache")
+TYPES = ("turbo3", "turbo4")
 WINDOW = QualitySpec(n_ctx=(512,), chunks=2, floor=False)
 
 
@@ -27,7 +29,7 @@ def facts(tmp_path: Path) -> ModelFacts:
 
 @pytest.fixture
 def plan(facts: ModelFacts) -> Plan:
-    return Plan(f16=layer_types_for(facts, "m", "f16", "f16"), types=("turbo3", "turbo4"), center=False)
+    return Plan(f16=layer_types_for(facts, "m", "f16", "f16"), types=TYPES, probes=TYPES, center=False)
 
 
 def _kld(plan: Plan, *, hot: Cell) -> dict[Cell, float]:
@@ -44,7 +46,7 @@ def test_each_cell_quantizes_one_side_of_one_layer(plan: Plan) -> None:
 
 
 def test_only_keys_are_centred(plan: Plan) -> None:
-    centred = Plan(f16=plan.f16, types=plan.types, center=True)
+    centred = replace(plan, center=True)
     assert centred.pair_of((0, 0, "turbo3")).center
     assert not centred.pair_of((0, 1, "turbo3")).center
 
@@ -71,8 +73,29 @@ def test_a_budget_below_the_smallest_type_is_refused(plan: Plan) -> None:
 
 def test_a_layer_that_was_not_measured_is_said(plan: Plan) -> None:
     kld = {plan.pair_of(cell): 0.1 for cell in plan.cells[1:]}
-    with pytest.raises(SweepIncompleteError, match="1 of 16"):
+    with pytest.raises(SweepIncompleteError, match="1 of 16 pairs"):
         kld_by_cell(plan, kld)
+
+
+def test_types_that_are_not_probed_are_scaled_by_what_they_cost_in_all_layers(plan: Plan) -> None:
+    scaled = replace(plan, probes=("turbo3",), center=True)
+    kld = {scaled.pair_of(cell): 0.01 * (1 + cell[0]) for cell in scaled.cells}
+    assert len(kld) == 4 * 2
+    kld |= {KVPair("turbo3", "f16", center=True): 0.4, KVPair("turbo4", "f16", center=True): 0.1}
+    kld |= {KVPair("f16", "turbo3"): 0.2, KVPair("f16", "turbo4"): 0.04}
+    found = kld_by_cell(scaled, kld)
+    assert found[3, 0, "turbo3"] == found[3, 1, "turbo3"] == 0.04
+    assert found[3, 0, "turbo4"] == pytest.approx(0.04 / 4)
+    assert found[3, 1, "turbo4"] == pytest.approx(0.04 / 5)
+    assert set(found) == set(plan.cells)
+    del kld[KVPair("f16", "turbo4")]
+    with pytest.raises(SweepIncompleteError, match="the first: f16/turbo4"):
+        kld_by_cell(scaled, kld)
+
+
+def test_the_uniform_pairs_go_up_from_the_smallest(plan: Plan) -> None:
+    three = replace(plan, types=("turbo3", "turbo4", "q8_0"))
+    assert [pair.short for pair in three.uniform] == ["turbo3", "turbo4/turbo3", "turbo4", "q8_0/turbo4", "q8_0"]
 
 
 @pytest.mark.parametrize(("names", "reason"), [(["turbo5"], "'turbo5'"), (["f16"], "'f16'"), (["q8_0"] * 2, "twice")])
@@ -86,7 +109,7 @@ def test_everything_is_measured_once_and_the_policies_are_written(plan: Plan, tm
     replay = Replay(n_vocab=ready.model.n_vocab)
     checked = policy.find(plan, ready, tmp_path / "out", [3.75, 3.5], executor=replay)
     # the base, each side of each layer in each type, the uniform pairs; the policies
-    assert len(replay.commands) == 1 + 16 + 4 + 2
+    assert len(replay.commands) == 1 + 16 + 3 + 2
     assert [one.pair.bpv for one in checked] == sorted(one.pair.bpv for one in checked)
     uniform = next(one for one in checked if one.pair == KVPair("turbo3", "turbo3"))
     assert uniform.predicted == pytest.approx(8 * PRINTED_KLD)

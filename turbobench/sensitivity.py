@@ -2,7 +2,8 @@
 
 The error of a type in one layer hardly depends on the types of the others, and KL divergence is quadratic in the error
 of the logits: so that of many layers is about the sum of each alone. `predicted` is that sum; what is measured of the
-whole policy says how far it holds.
+whole policy says how far it holds. By the same argument the types differ by a factor that all layers share, and need
+not all be measured in each.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ Cell = tuple[int, int, str]  # layer, side (0 is K), type
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured: each of `types` in each layer's K and V alone, where `f16` is the model's layers in f16.
+    """What is to be chosen: one of `types` for each layer's K and V, where `f16` is the model's layers in f16.
 
+    Each of `probes`, some of the types, is measured in each layer's K and V alone; the others in all layers at once.
     `center`: the mean of K is subtracted, in these measurements and where the policy is to be used.
     """
 
     f16: LayerTypes
     types: tuple[str, ...]
+    probes: tuple[str, ...]
     center: bool
 
     def pair_of(self, cell: Cell) -> KVPair:
@@ -44,13 +47,28 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells, those of the first type first: an interrupted measurement has seen every layer soonest."""
-        return [(layer, side, name) for name in self.types for layer in self.f16.by_layer for side in (0, 1)]
+        """All cells, those of the first probe first: an interrupted measurement has seen every layer soonest."""
+        return [(layer, side, name) for name in self.probes for layer in self.f16.by_layer for side in (0, 1)]
+
+    def side_pair(self, side: int, name: str) -> KVPair:
+        """Return the pair in which one side of all layers is quantized."""
+        return KVPair(name, "f16", center=self.center) if side == 0 else KVPair("f16", name)
+
+    @property
+    def side_pairs(self) -> list[KVPair]:
+        """The pairs that say how the types differ; none where each is measured in each layer."""
+        names = () if set(self.probes) == set(self.types) else self.types
+        return [self.side_pair(side, name) for name in names for side in (0, 1)]
 
     @property
     def uniform(self) -> list[KVPair]:
-        """The pairs of the same types in all layers, whose KLD shows how far the sum over layers holds."""
-        return [KVPair(k, v, center=self.center) for k in self.types for v in self.types]
+        """Pairs of the same types in all layers, whose KLD shows how far the sum over layers holds."""
+        steps = zip(self.types, self.types[:1] + self.types, strict=False)
+        return [
+            KVPair(k, v, center=self.center)
+            for name, below in steps
+            for k, v in dict.fromkeys(((name, below), (name, name)))
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +95,8 @@ def check_types(names: Sequence[str]) -> tuple[str, ...]:
 
 def sweep(plan: Plan, name: str, policies: Iterable[KVPair] = (), *, window: QualitySpec) -> SweepSpec:
     """Return the sweep that measures the plan, and then `policies`, in windows as `window` has them."""
-    pairs = (*map(plan.pair_of, plan.cells), *plan.uniform, *policies)
-    return SweepSpec(name=name, description="what each layer's K and V cost alone", pairs=pairs, quality=window)
+    pairs = dict.fromkeys((*map(plan.pair_of, plan.cells), *plan.side_pairs, *plan.uniform, *policies))
+    return SweepSpec(name=name, description="what each layer's K and V cost alone", pairs=tuple(pairs), quality=window)
 
 
 def measured(rows: Iterable[Row]) -> dict[KVPair, float]:
@@ -92,15 +110,24 @@ def measured(rows: Iterable[Row]) -> dict[KVPair, float]:
 
 
 def kld_by_cell(plan: Plan, kld: Mapping[KVPair, float]) -> dict[Cell, float]:
-    """Return the KLD of each cell; SweepIncompleteError if one was not measured."""
-    found = {cell: kld.get(plan.pair_of(cell)) for cell in plan.cells}
-    missing = [plan.pair_of(cell) for cell, value in found.items() if value is None]
-    if missing:
+    """Return the KLD of each type in each layer's K and V; SweepIncompleteError if what it needs was not measured.
+
+    That of a type which is no probe is the nearest probe's, times how the two differ in all layers at once.
+    """
+    needed = [*map(plan.pair_of, plan.cells), *plan.side_pairs]
+    if missing := [pair for pair in needed if pair not in kld]:
         raise SweepIncompleteError(
-            f"{len(missing)} of {len(found)} layers' sides were not measured as asked, the first: {missing[0]}",
+            f"{len(missing)} of {len(needed)} pairs were not measured as asked, the first: {missing[0]}",
             "its record says why; run the same command again to retry",
         )
-    return {cell: value for cell, value in found.items() if value is not None}
+    found: dict[Cell, float] = {}
+    for name in plan.types:
+        probe = name if name in plan.probes else min(plan.probes, key=lambda other: _distance(other, name))
+        for side in (0, 1):
+            factor = 1.0 if probe == name else kld[plan.side_pair(side, name)] / kld[plan.side_pair(side, probe)]
+            for layer in plan.f16.by_layer:
+                found[layer, side, name] = factor * kld[plan.pair_of((layer, side, probe))]
+    return found
 
 
 def solve(plan: Plan, kld: Mapping[Cell, float], budget: float) -> Found:
@@ -123,6 +150,10 @@ def solve(plan: Plan, kld: Mapping[Cell, float], budget: float) -> Found:
 def predicted(kld: Mapping[Cell, float], pair: KVPair, layers: Iterable[int]) -> float:
     """Return the sum over layers of what the pair's types cost alone."""
     return sum(kld[layer, side, pair.types_of(layer)[side]] for layer in layers for side in (0, 1))
+
+
+def _distance(one: str, other: str) -> float:
+    return abs(KV_TYPES[one].bpv - KV_TYPES[other].bpv)
 
 
 def _bits(layers: LayerTypes, layer: int, side: int, name: str) -> int:

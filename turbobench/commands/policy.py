@@ -33,6 +33,9 @@ def command(
         list[float] | None, typer.Option("--bits", min=1, max=16, help="Bits per value, at most; may be repeated.")
     ] = None,
     types: Annotated[str, typer.Option(metavar="TYPE,…", help="The types to choose from.")] = _TYPES,
+    every_type: Annotated[
+        bool, typer.Option("--every-type", help="Measure each type in each layer, not the first alone.")
+    ] = False,
     center: Annotated[bool, typer.Option(help="Subtract the mean of K, which 'calibrate' wrote.")] = True,
     kv_center: Annotated[str | None, typer.Option("--kv-center", metavar="FILE", help="The file of means.")] = None,
     text: Annotated[
@@ -49,9 +52,11 @@ def command(
     """Measure what each layer's K and V cost, choose their types within a budget, and write files for --kv-types."""
     facts = read_facts(resolve_model(model))
     name = re.sub(r"[^A-Za-z0-9._-]", "-", facts.path.stem).strip(".-_").lower()
+    chosen = check_types([part.strip() for part in types.split(",")])
     plan = Plan(
         f16=layer_types_for(facts, name, "f16", "f16"),
-        types=check_types([part.strip() for part in types.split(",")]),
+        types=chosen,
+        probes=chosen if every_type else chosen[:1],
         center=center,
     )
     for pair in plan.uniform:
