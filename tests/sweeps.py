@@ -32,6 +32,7 @@ from .gguf_files import write_gguf
 
 DATA = Path(__file__).parent / "data"
 PRINTED_KLD = 0.000503  # by the captured comparison
+_F16 = {"-ctk": "f16", "-ctv": "f16"}  # what the programs take where nothing is said
 VERIFIED = Verdict(placement="verified")
 
 
@@ -157,7 +158,7 @@ class Replay:
             return '{"nmse": 0.0065, "n_values": 4096}\n', ""
         if "turbobench.niah_client" in argv:
             return self._needles(json.loads(argv[-1]))
-        at = {"-ctk": "f16", "-ctv": "f16"} | {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
+        at = _F16 | {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
         if "llama-bench" in argv[0]:
             return self._bench(at)
         if "--kl-divergence" in argv:
@@ -178,7 +179,7 @@ class Replay:
     def _needles(self, job: dict[str, Any]) -> tuple[str, str]:
         """Answer as a server whose quantized caches lose the needles of seed 0."""
         command = job["server"]
-        at = {name: command[index + 1] for index, name in enumerate(command[:-1])}
+        at = _F16 | {name: command[index + 1] for index, name in enumerate(command[:-1])}
         _, stderr = self._adapted("perplexity-kld", "q8_0", "q4_0", at)
         asked = niah.trials(job["positions"], seeds=job["seeds"], keys=job["keys"])
         right = {trial.id: trial.seed > 0 or at["-ctk"] == "f16" for trial in asked}

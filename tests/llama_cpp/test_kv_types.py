@@ -119,12 +119,19 @@ def test_the_decode_path_reads_a_mix_as_the_prompts_path_does(smollm: _Model) ->
 
 
 def test_sliding_window_layers_have_their_own_types(gemma: _Model) -> None:
-    for layers in ({"l5": ("turbo4", "f16")}, {"l0": ("f16", "turbo3"), "l4": ("q8_0", "turbo4")}):
-        policy = gemma.policy("f16", "f16", **layers)
+    plain = _kld_of_first_chunk(gemma.run(KVPair("turbo3", "turbo3"))[1])
+    found = []
+    windows = {f"l{layer}": ("f16", "f16") for layer in range(5)}
+    for layers in ({}, {"l0": ("f16", "turbo3"), "l4": ("q8_0", "f16")}, {"l5": ("f16", "f16")}, windows):
+        policy = gemma.policy("turbo3", "turbo3", **layers)
         _, output = gemma.run(KVPair.by_layer(policy))
         observed = placement.observe(output.splitlines())[0]
         assert observed.layer_types == layer_types.as_logged(policy.by_layer)
-        assert 0 < _kld_of_first_chunk(output) < 0.1
+        found.append(_kld_of_first_chunk(output))
+    assert found[0] == plain > 0
+    assert 0.8 * plain < found[1] < 1.2 * plain
+    assert 0.8 * plain < found[2] < 1.2 * plain
+    assert found[3] < 0.1 * plain  # nearly all of it is made by the layers with a window
 
 
 def _kld_of_first_chunk(output: str) -> float:
@@ -138,7 +145,7 @@ def _kld_of_first_chunk(output: str) -> float:
     ("old", "new", "reason"),
     [
         ("kv-types 1", "kv-types 2", "line 1: the file is for another model, or of another version"),
-        ("kv-types 1", "", "line 1: it is no file of K/V types"),
+        ("kv-types 1", "", "line 2: it is no file of K/V types, which begins with 'kv-types 1'"),
         ("architecture gemma3", "architecture llama", "its architecture is 'llama', the model's is 'gemma3'"),
         ("layers 6", "layers 7", "its layers is '7', the model's is '6'"),
         ("embedding 128", "embedding 576", "its embedding is '576', the model's is '128'"),
