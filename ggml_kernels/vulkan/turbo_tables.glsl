@@ -2,7 +2,7 @@
 //
 // turbo_books: turbo3's 8 books of 8 int8 entries, then turbo4's 8 of 16, four entries a word, the first lowest.
 // The search (with TURBO_TABLES_SEARCH): candidate c tries book search[c] & 7, on the mirrored block if bit 3 is set; a
-// value's code is the number of bounds 1.. below it. Bounds 2i (low half) and 2i + 1 of c: search_bounds[c*levels/2 + i].
+// value's code is the number of bounds 1.. below it. Word c*levels/2 + i of its bounds: 2i (low half) and 2i + 1 of c.
 
 const uint turbo_books[48] = {
     0x06f0d9bau, 0x7f51331bu, 0xf1d9bb92u, 0x7f402209u, 0xfde8d1b2u, 0x7f492b13u, 0xf7e0c6a4u, 0x7f46270eu,

@@ -31,7 +31,7 @@ _GLSL_INTRO = """\
 //
 // turbo_books: turbo3's 8 books of 8 int8 entries, then turbo4's 8 of 16, four entries a word, the first lowest.
 // The search (with TURBO_TABLES_SEARCH): candidate c tries book search[c] & 7, on the mirrored block if bit 3 is set; a
-// value's code is the number of bounds 1.. below it. Bounds 2i (low half) and 2i + 1 of c: search_bounds[c*levels/2 + i].
+// value's code is the number of bounds 1.. below it. Word c*levels/2 + i of its bounds: 2i (low half) and 2i + 1 of c.
 """
 
 
