@@ -22,8 +22,8 @@ _NEWEST_TYPE = "VkLayerSettingEXT"  # of what ggml-vulkan.cpp uses, the last to 
 _SPIRV_CONFIG = "SPIRV-HeadersConfig.cmake"
 _LOADERS = ("libvulkan.so", "libvulkan.so.1", "libvulkan.dylib", "vulkan-1.lib")
 
-# Extensions of GLSL that llama.cpp's build tries, in words for a reader. A compiler without the first two gives attention
-# and matrix products by which no GPU of today should be judged.
+# Extensions of GLSL that llama.cpp's build tries, in words for a reader. Without the first two, attention and matrix
+# products are such that no GPU of today should be judged by them.
 _NEEDED = {
     "GL_KHR_cooperative_matrix": "matrix units of any vendor",
     "GL_EXT_integer_dot_product": "integer dot products",
