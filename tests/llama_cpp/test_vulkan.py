@@ -16,6 +16,7 @@ import pytest
 from tests.llama_cpp import lavapipe
 from tests.llama_cpp.lavapipe import Lavapipe
 from turbobench import stack
+from turbobench.backends import vulkan as backend
 from turbobench.build import Build
 from turbobench.codec.block import dequantize, quantize
 from turbobench.codec.golden import extreme_blocks, random_blocks
@@ -30,6 +31,14 @@ _MIXED = "type_K=turbo4,type_V=turbo3"
 @pytest.fixture(scope="session")
 def vulkan(cpu_build: Build) -> Lavapipe:
     return lavapipe.build(stack.apply(fetch(load_pin())), lavapipe.tools())
+
+
+def test_a_build_takes_these_tools(vulkan: Lavapipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VULKAN_SDK", str(vulkan.tools.sdk))
+    assert backend.unavailable() is None
+    found = backend.device_compiler()
+    assert found is not None
+    assert f"-DVulkan_GLSLC_EXECUTABLE={vulkan.tools.sdk / 'bin' / 'glslc'}" in found.cmake_flags
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)
