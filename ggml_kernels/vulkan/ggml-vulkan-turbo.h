@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 
 static inline bool ggml_vk_is_turbo(ggml_type type) {
     return type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4;
@@ -15,6 +16,14 @@ static inline bool ggml_vk_is_turbo(ggml_type type) {
 // Shared memory of turbo_entries.glsl in attention.
 static inline uint32_t ggml_vk_turbo_shmem(ggml_type k_type, ggml_type v_type, uint32_t float_type_size) {
     return (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type) ? 192 : 1) * float_type_size;
+}
+
+// Whether many queries read the cache from an f16 copy where upstream's types are read in place: coopmat2 unpacks a value for
+// each tile of queries of each head anew, which costs more for these types than one pass over the cache. The opposite can be
+// asked for, to be measured.
+static inline bool ggml_vk_turbo_unpack_first(ggml_type k_type, ggml_type v_type) {
+    static const bool in_place = getenv("GGML_VK_FA_TURBO_IN_PLACE") != nullptr;
+    return (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type)) && !in_place;
 }
 
 // Workgroups of copy_to_turbo.comp, which encode block after block: enough to fill a large GPU, and no more, for each
