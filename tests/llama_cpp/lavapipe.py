@@ -73,6 +73,7 @@ class Lavapipe:
             "VK_DRIVER_FILES": str(share / "icd.d" / "lvp_icd.json"),
             "VK_LAYER_PATH": str(share / "explicit_layer.d"),
             "VK_LOADER_LAYERS_ENABLE": "VK_LAYER_KHRONOS_validation",
+            "MESA_SHADER_CACHE_DIR": str(self.tools.root / "shader-cache"),
             **(env or {}),
         }
         lines: list[str] = []
@@ -172,11 +173,7 @@ def _unpack(folder: Path) -> None:
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             pytest.skip(f"the tools for Vulkan are Debian packages, and there is no {program}")
-    wanted = ("--format", "$(REPO_URI)", "Created-By: Packages", "Component: main", "Origin: Debian")
-    listed = proc.run(proc.Command(argv=("apt-get", "indextargets", *wanted), timeout_s=60)).stdout.split()
-    if not listed:
-        pytest.skip("the tools for Vulkan are Debian packages, and apt knows no mirror of Debian (apt-get update?)")
-    config = _apt_config(folder, listed[0])
+    config = _apt_config(folder, _mirror(folder / "lists"))
     for arguments in (("update",), ("install", "--yes", "--download-only", "--no-install-recommends", *_PACKAGES)):
         ended = proc.run(proc.Command(argv=("apt-get", *arguments), env={"APT_CONFIG": str(config)}, timeout_s=600))
         if not ended.ok:
@@ -184,6 +181,20 @@ def _unpack(folder: Path) -> None:
             pytest.skip(f"the tools for Vulkan could not be downloaded: apt-get {arguments[0]}: {last}")
     for package in sorted((folder / "cache" / "archives").glob("*.deb")):
         proc.check(proc.Command(argv=("dpkg-deb", "-x", package, folder / "root"), timeout_s=120))
+
+
+def _mirror(lists: Path) -> str:
+    """Return the mirror of Debian that this system is set up for; apt knows what is Debian's once it has the lists."""
+    (lists / "partial").mkdir(parents=True)
+    own_lists = ("-o", f"Dir::State::lists={lists}", "-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=true")
+    wanted = ("--format", "$(REPO_URI)", "Created-By: Packages", "Component: main", "Origin: Debian")
+    for options in ((), own_lists):
+        if options:
+            proc.run(proc.Command(argv=("apt-get", *options, "update"), timeout_s=300))
+        argv = ("apt-get", *options, "indextargets", *wanted)
+        if listed := proc.run(proc.Command(argv=argv, timeout_s=60)).stdout.split():
+            return listed[0]
+    pytest.skip("the tools for Vulkan are Debian packages, and apt knows no mirror of Debian")
 
 
 def _apt_config(folder: Path, mirror: str) -> Path:
