@@ -84,6 +84,11 @@ def test_attention_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build, case: str)
     _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"{case}.*", at_least=1)
 
 
+def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    pattern = f"head_size=64,.*n_tokens=(1|70),.*{_MIXED}"
+    _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2)
+
+
 def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_build: Build) -> None:
     _check_ops(
         vulkan,
