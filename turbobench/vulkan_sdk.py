@@ -86,7 +86,7 @@ def _judged(include: Path, spirv: Path, library: Path, glslc: Path) -> Sdk:
         old.append(f"{glslc} ({_version(glslc)}) cannot compile for {' and '.join(needed)}")
     lacking = [words for name, words in _WANTED.items() if name in without]
     return Sdk(
-        lack=f"too old: {'; '.join(old)}. {_newer()}" if old else None,
+        lack=f"too old: {'; '.join(old)}; {_newer()}" if old else None,
         note=f"this glslc cannot compile for {' or '.join(lacking)}: GPUs with that may be slower" if lacking else "",
         glslc=glslc,
         version=f"glslc {_version(glslc)}, Vulkan headers {_header_version(include)}",
@@ -141,6 +141,8 @@ def _libraries(prefix: Path) -> list[Path]:
 
 def _install() -> str:
     release = host.os_release()
+    if release.get("ID") == "debian" and release.get("VERSION_ID", "") in ("11", "12"):
+        return _newer()  # what it has would be refused next
     families = (release.get("ID", ""), *release.get("ID_LIKE", "").split())
     command = next((_INSTALL[name] for name in families if name in _INSTALL), "")
     return f"run: {command}" if command else "install them, or the Vulkan SDK, and set VULKAN_SDK to it"
@@ -148,6 +150,6 @@ def _install() -> str:
 
 def _newer() -> str:
     return (
-        "Install newer ones of your distribution (Debian 12's are too old, 13's will do; they can be unpacked into a "
+        "install those of a newer distribution (Debian 12's are too old, 13's will do; they can be unpacked into a "
         "folder), or the Vulkan SDK, and set VULKAN_SDK to the folder that has include, lib and bin"
     )

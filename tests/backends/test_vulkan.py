@@ -81,6 +81,13 @@ def test_each_missing_part_is_named_with_the_places_searched(sdk: Path) -> None:
     assert vulkan.device_compiler() is None
 
 
+def test_packages_that_would_be_refused_are_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, advice in (("12", "newer distribution"), ("13", "sudo apt-get install libvulkan-dev")):
+        monkeypatch.setattr("turbobench.host.os_release", lambda v=version: {"ID": "debian", "VERSION_ID": v})
+        _changed()
+        assert advice in (vulkan.unavailable() or "")
+
+
 def test_headers_without_the_newest_type_are_too_old(sdk: Path) -> None:
     _headers(sdk, _HEADER.replace("309", "239"))
     _glslc(sdk, *_ALL)

@@ -45,7 +45,7 @@ def test_a_build_takes_these_tools(vulkan: Lavapipe, monkeypatch: pytest.MonkeyP
 def test_a_cache_holds_the_bytes_and_gives_the_floats_of_the_reference(
     vulkan: Lavapipe, cpu_build: Build, name: CodecName, tmp_path: Path
 ) -> None:
-    x = np.concatenate([random_blocks(1000, seed=7), extreme_blocks()])
+    x = np.concatenate([random_blocks(5000, seed=7), extreme_blocks()])
     x = x[: len(x) // 4 * 4]
     program = lavapipe.compile_program(_ROWS, cpu_build, tmp_path / "device_rows")
     (tmp_path / "in").write_bytes(x.tobytes())
