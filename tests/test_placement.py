@@ -155,6 +155,15 @@ def test_the_buffers_of_hip_have_a_name_of_their_own() -> None:
     assert _judged(_gpu_log(), backend="hip").placement == "fallback"
 
 
+def test_vulkan_names_its_devices_and_buffers_its_own_way() -> None:
+    # the first line as lavapipe's run printed it, but for the device's name
+    device = "NVIDIA H200 (NVIDIA) | uma: 0 | fp16: 1 | bf16: 0 | fp4: 0 | warp size: 32 | matrix cores: NV_coopmat2"
+    log = [f"ggml_vulkan: 0 = {device}", *(line for line in _gpu_log(buffer="Vulkan0") if "Device 0" not in line)]
+    assert placement.observe(filter(placement.is_fact, log))[0].devices == (device,)
+    assert _judged(log, backend="vulkan").placement == "verified"
+    assert _judged(_gpu_log(), backend="vulkan").placement == "fallback"
+
+
 def test_every_line_that_is_observed_is_kept_as_a_fact() -> None:
     log = _gpu_log(warning="x: no FlashAttention vector kernel compiled for K/V types a-b")
     assert placement.observe(filter(placement.is_fact, log)) == placement.observe(log)
