@@ -54,5 +54,6 @@ def first_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def no_gpu_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away what the developer's own environment says about GPUs."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "HIPCXX", "ROCM_PATH"):
+    toolkits = ("CUDA_HOME", "CUDA_PATH", "HIPCXX", "ROCM_PATH", "VULKAN_SDK")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", *toolkits):
         monkeypatch.delenv(name, raising=False)

@@ -18,6 +18,7 @@ from turbobench.build import Build
 from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus
 from turbobench.kvtypes import FLOATS, KVPair
+from turbobench.layer_types import LayerTypes, as_logged
 from turbobench.machine import Machine
 from turbobench.matrix import Cell
 from turbobench.model import read_facts
@@ -31,6 +32,7 @@ from .gguf_files import write_gguf
 
 DATA = Path(__file__).parent / "data"
 PRINTED_KLD = 0.000503  # by the captured comparison
+_F16 = {"-ctk": "f16", "-ctv": "f16"}  # what the programs take where nothing is said
 VERIFIED = Verdict(placement="verified")
 
 
@@ -38,10 +40,11 @@ def observed(pair: KVPair) -> Observed:
     return Observed(
         type_k=pair.type_k,
         type_v=pair.type_v,
+        layer_types=as_logged(pair.policy.by_layer) if pair.policy else "",
         kv_mib=11.25,
         kv_cells=512,
-        attn_rot_k=pair.type_k not in FLOATS and not pair.unrotated,
-        attn_rot_v=pair.type_v not in FLOATS and not pair.unrotated,
+        attn_rot_k=not pair.types_used(0) <= FLOATS and not pair.unrotated,
+        attn_rot_v=not pair.types_used(1) <= FLOATS and not pair.unrotated,
         flash_attn=True,
         kv_buffers=("CPU",),
         n_splits=1,
@@ -155,7 +158,7 @@ class Replay:
             return '{"nmse": 0.0065, "n_values": 4096}\n', ""
         if "turbobench.niah_client" in argv:
             return self._needles(json.loads(argv[-1]))
-        at = {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
+        at = _F16 | {name: argv[index + 1] for index, name in enumerate(argv[:-1])}
         if "llama-bench" in argv[0]:
             return self._bench(at)
         if "--kl-divergence" in argv:
@@ -169,14 +172,14 @@ class Replay:
     def write_tokens(self, path: Path, at: dict[str, str]) -> None:
         """Write what has the mean that the captured run prints, and differs between types and paths."""
         scored = int(at["--chunks"]) * (int(at["-c"]) - 1 - int(at["-c"]) // 2)
-        seed = zlib.crc32(" ".join(at[name] for name in ("-ctk", "-ctv", "-ub")).encode())
+        seed = zlib.crc32(" ".join(at.get(name, "") for name in ("-ctk", "-ctv", "-ub", "--kv-types")).encode())
         noise = np.random.default_rng(seed).standard_normal(scored)
         (PRINTED_KLD + 1e-5 * (noise - noise.mean())).astype("<f4").tofile(path)
 
     def _needles(self, job: dict[str, Any]) -> tuple[str, str]:
         """Answer as a server whose quantized caches lose the needles of seed 0."""
         command = job["server"]
-        at = {name: command[index + 1] for index, name in enumerate(command[:-1])}
+        at = _F16 | {name: command[index + 1] for index, name in enumerate(command[:-1])}
         _, stderr = self._adapted("perplexity-kld", "q8_0", "q4_0", at)
         asked = niah.trials(job["positions"], seeds=job["seeds"], keys=job["keys"])
         right = {trial.id: trial.seed > 0 or at["-ctk"] == "f16" for trial in asked}
@@ -195,11 +198,20 @@ class Replay:
         stdout, stderr = ((DATA / f"{name}.{s}").read_text(encoding="utf-8") for s in ("stdout", "stderr"))
         stdout = stdout.replace(f'"type_k": "{type_k}"', f'"type_k": "{at["-ctk"]}"')
         stdout = stdout.replace(f'"type_v": "{type_v}"', f'"type_v": "{at["-ctv"]}"')
-        stderr = stderr.replace(f"K ({type_k})", f"K ({at['-ctk']})").replace(f"V ({type_v})", f"V ({at['-ctv']})")
+        cached, by_layer = (at["-ctk"], at["-ctv"]), None
+        if "--kv-types" in at:
+            by_layer = LayerTypes.parse("policy", Path(at["--kv-types"]).read_text(encoding="utf-8"))
+            cached = (by_layer.summary(0), by_layer.summary(1))
+            stderr = stderr.replace(
+                "llama_kv_cache: attn_rot_k",
+                f"llama_kv_cache: types by layer: {as_logged(by_layer.by_layer)}\nllama_kv_cache: attn_rot_k",
+            )
+        stderr = stderr.replace(f"K ({type_k})", f"K ({cached[0]})").replace(f"V ({type_v})", f"V ({cached[1]})")
         if at.get("-fa") == "off":
             stderr = stderr.replace("flash_attn            = enabled", "flash_attn            = disabled")
-        for side in ("k", "v"):
-            value = 0 if at[f"-ct{side}"] in FLOATS else 1
+        for number, side in enumerate(("k", "v")):
+            used = {at[f"-ct{side}"]} if by_layer is None else set(by_layer.types(number))
+            value = 0 if used <= FLOATS else 1
             stderr = stderr.replace(f"attn_rot_{side} = {1 - value}", f"attn_rot_{side} = {value}")
         return stdout, stderr
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from turbobench import layer_types
 from turbobench.config import QualitySpec, SpeedSpec, SweepSpec, load_sweep
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import KVPair
+from turbobench.layer_types import LayerRun, LayerTypes
 from turbobench.strict_yaml import load_yaml
 
 
@@ -164,3 +166,17 @@ def test_a_spec_cannot_be_changed_after_loading() -> None:
 def test_defaults_are_a_usable_measurement() -> None:
     assert SpeedSpec().depths == (0,)
     assert QualitySpec().weights == "f16"
+
+
+def test_a_policy_is_read_from_the_file_that_a_pair_names(tmp_path: Path) -> None:
+    policy = LayerTypes("mine", "llama", 2, 64, (LayerRun(0, 1, 64, "turbo4", 64, "turbo3"),))
+    layer_types.write(policy, tmp_path / "mine.kv-types")
+    path = tmp_path / "mine.kv-types"
+    spec = _sweep(tmp_path, f'name: x\npairs: [f16, "policy:{path}", "policy+c:{path}"]\nspeed: {{}}\n')
+    assert spec.speed_pairs[1:] == (KVPair.by_layer(policy), KVPair.by_layer(policy, center=True))
+    assert spec.centered == (KVPair.by_layer(policy, center=True),)
+
+
+def test_a_policy_that_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file of K/V types nowhere"):
+        _sweep(tmp_path, 'name: x\npairs: ["policy:nowhere.kv-types"]\nspeed: {}\n')

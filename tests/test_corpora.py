@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turbobench.corpora import Corpus, CorpusList, check_long_enough, resolve_corpus
+from turbobench.corpora import Corpus, CorpusList, check_long_enough, resolve_corpus, second_half
 from turbobench.errors import CorpusError
 from turbobench.paths import configs_dir
 from turbobench.strict_yaml import load_yaml
@@ -64,3 +64,16 @@ def test_the_default_text_is_in_the_list() -> None:
     known = load_yaml(configs_dir() / "corpora.yaml", CorpusList)
     assert known.default in known.corpora
     assert {"wikipedia-gensim", "wikitext-2-raw"} <= set(known.corpora)
+
+
+def test_the_second_half_of_a_text_begins_at_a_line(tmp_path: Path) -> None:
+    whole = resolve_corpus(_text(tmp_path, "one Größe\ntwo\nthree\nfour\nfive\n".encode()))
+    half = second_half(whole)
+    assert half.path.read_text(encoding="utf-8") == "four\nfive\n"
+    assert half.sha256 == hashlib.sha256(b"four\nfive\n").hexdigest()
+    assert (half.name, second_half(whole)) == ("my.txt, second half", half)
+
+
+def test_a_text_whose_second_half_has_no_line_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="is empty"):
+        second_half(resolve_corpus(_text(tmp_path, b"a single line\n")))

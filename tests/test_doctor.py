@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_tools
+from turbobench.backends import vulkan
 from turbobench.doctor import Finding, Status, examine
 
 
@@ -42,6 +43,12 @@ def test_what_is_missing_always_comes_with_what_mends_it(
 
 def test_backends_that_are_planned_are_not_claimed(cache: Path) -> None:
     assert _of(examine(), "backend metal").value == "not in this version"
+
+
+def test_a_backend_for_which_there_is_no_device_says_so(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vulkan, "unavailable", lambda: None)
+    monkeypatch.setattr(vulkan, "gpus", lambda: ())
+    assert "no device here; not built yet" in _of(examine(), "backend vulkan").value
 
 
 def test_a_backend_that_cannot_be_built_says_why(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

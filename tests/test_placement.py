@@ -9,6 +9,7 @@ import pytest
 
 from turbobench import placement
 from turbobench.kvtypes import KVPair
+from turbobench.layer_types import LayerRun, LayerTypes
 
 DATA = Path(__file__).parent / "data"
 PAIR = KVPair("q8_0", "q4_0")
@@ -154,6 +155,63 @@ def test_the_buffers_of_hip_have_a_name_of_their_own() -> None:
     assert _judged(_gpu_log(), backend="hip").placement == "fallback"
 
 
+def test_vulkan_names_its_devices_and_buffers_its_own_way() -> None:
+    # the first line as lavapipe's run printed it, but for the device's name
+    device = "NVIDIA H200 (NVIDIA) | uma: 0 | fp16: 1 | bf16: 0 | fp4: 0 | warp size: 32 | matrix cores: NV_coopmat2"
+    log = [f"ggml_vulkan: 0 = {device}", *(line for line in _gpu_log(buffer="Vulkan0") if "Device 0" not in line)]
+    assert placement.observe(filter(placement.is_fact, log))[0].devices == (device,)
+    assert _judged(log, backend="vulkan").placement == "verified"
+    assert _judged(_gpu_log(), backend="vulkan").placement == "fallback"
+
+
 def test_every_line_that_is_observed_is_kept_as_a_fact() -> None:
     log = _gpu_log(warning="x: no FlashAttention vector kernel compiled for K/V types a-b")
     assert placement.observe(filter(placement.is_fact, log)) == placement.observe(log)
+
+
+POLICY = KVPair.by_layer(
+    LayerTypes("mine", "gemma3", 3, 64, (LayerRun(0, 1, 64, "f16", 64, "f16"), LayerRun(2, 2, 64, "turbo4", 64, "f16")))
+)
+
+
+def _policy_log(*, layers: str = "0:f16/f16 1:f16/f16") -> list[str]:
+    """Return the telling lines of a model with two caches, as llama-bench -v printed them for a tiny Gemma 3."""
+    return [
+        "llama_context: constructing llama_context",
+        "llama_context: flash_attn            = enabled",
+        "llama_kv_cache: types by layer: 2:turbo4/f16",
+        "llama_kv_cache:        CPU KV buffer size =     0.04 MiB",
+        "llama_kv_cache: size =    0.04 MiB (   256 cells,   1 layers,  1/1 seqs), "
+        "K (1*turbo4):    0.01 MiB, V (1*f16):    0.03 MiB",
+        "llama_kv_cache: attn_rot_k = 1, n_embd_head_k_all = 64",
+        "llama_kv_cache: attn_rot_v = 0, n_embd_head_k_all = 64",
+        f"llama_kv_cache: types by layer: {layers}",
+        "llama_kv_cache:        CPU KV buffer size =     0.06 MiB",
+        "llama_kv_cache: size =    0.06 MiB (   256 cells,   2 layers,  1/1 seqs), "
+        "K (2*f16):    0.03 MiB, V (2*f16):    0.03 MiB",
+        "llama_kv_cache: attn_rot_k = 0, n_embd_head_k_all = 64",
+        "llama_kv_cache: attn_rot_v = 0, n_embd_head_k_all = 64",
+        "sched_reserve: graph nodes  = 100, splits = 1",
+    ]
+
+
+def test_a_policy_is_verified_by_the_types_of_every_layer() -> None:
+    lines = [line for line in _policy_log() if placement.is_fact(line)]
+    (observed,) = placement.observe(lines)
+    assert observed.layer_types == "0:f16/f16 1:f16/f16 2:turbo4/f16"
+    assert placement.judge(observed, POLICY, backend="cpu", head_dims=(64, 64)).placement == "verified"
+
+
+def test_other_types_in_a_layer_are_a_fallback() -> None:
+    (observed,) = placement.observe(_policy_log(layers="0:f16/f16 1:turbo4/f16"))
+    verdict = placement.judge(observed, POLICY, backend="cpu", head_dims=(64, 64))
+    assert (verdict.placement, "1:turbo4/f16" in verdict.reason) == ("fallback", True)
+
+
+def test_a_policy_that_was_not_in_use_is_a_fallback_and_so_is_one_not_asked_for(
+    bench: list[placement.Observed],
+) -> None:
+    assert "q8_0/q4_0 in all" in placement.judge(bench[0], POLICY, backend="cpu", head_dims=(64, 64)).reason
+    (observed,) = placement.observe(_policy_log())
+    verdict = placement.judge(observed, PAIR, backend="cpu", head_dims=(64, 64))
+    assert verdict.placement == "fallback"

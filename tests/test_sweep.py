@@ -12,7 +12,7 @@ import pytest
 from tests import fake_tools
 from tests.gguf_files import write_gguf
 from tests.sweeps import Replay, prepared
-from turbobench import proc, report, store
+from turbobench import layer_types, proc, report, store
 from turbobench.config import SweepSpec
 from turbobench.errors import (
     ConfigError,
@@ -24,7 +24,9 @@ from turbobench.errors import (
     ToolchainError,
 )
 from turbobench.gpu import Gpu
+from turbobench.layer_types import LayerTypes
 from turbobench.machine import host_id
+from turbobench.model import layer_types_for
 from turbobench.prepare import Request, inputs, prepare
 from turbobench.sweep import KVCenter, Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
@@ -404,6 +406,33 @@ def test_a_centred_pair_without_a_file_is_refused_before_anything_is_done(tmp_pa
         with pytest.raises(ConfigError, match=rf"turbo4\+c needs a file of K's means, .*{missing}") as caught:
             prepare(Request(spec=spec, model=str(tmp_path / "m.gguf"), kv_center=given))
         assert "turbobench calibrate" in caught.value.hint
+
+
+def test_a_policy_reaches_every_program_and_is_proven_layer_by_layer(
+    sweep: Prepared, replay: Replay, tmp_path: Path, cache: Path
+) -> None:
+    types = layer_types_for(sweep.model, "mine", "turbo3", "turbo3")
+    layer_types.write(LayerTypes.build("mine", types, {2: ("f16", "turbo4")}), tmp_path / "mine.kv-types")
+    spec = SweepSpec.model_validate(
+        {
+            "name": "p",
+            "pairs": ["f16", "turbo3", f"policy:{tmp_path / 'mine.kv-types'}"],
+            "speed": {"pp": 64, "tg": 4, "rounds": 1},
+            "quality": {"n_ctx": 512, "chunks": 2, "floor": False},
+            "niah": {"n_ctx": 256, "keys": [1], "seeds": 1},
+        }
+    )
+    assert run_sweep(replace(sweep, spec=spec), tmp_path / "out", executor=replay).failed == ()
+    used = [text for text in replay.commands if "--kv-types" in text or "mine" in text]
+    assert len(used) == 3
+    assert not any(str(tmp_path / "mine.kv-types") in text or "-ctk" in text for text in used)
+    found = [row for row in rows(report.load(tmp_path / "out").result_set) if row["policy"] == "mine"]
+    assert {row["kind"] for row in found} == {"speed", "quality", "niah", "bucket"}
+    assert {row["placement"] for row in found} == {"verified"}
+    assert {(row["type_k"], row["type_v"]) for row in found} == {("1*f16+3*turbo3", "3*turbo3+1*turbo4")}
+    assert {row["bpv"] for row in found} == {(6 * 3.25 + 4.25 + 16) / 8}
+    assert "policy:mine" in report.markdown(report.load(tmp_path / "out"))
+    assert str(tmp_path) not in (tmp_path / "out" / store.RECORDS).read_text()
 
 
 def test_needles_are_asked_of_f16_first_and_every_pair_is_compared_with_it(

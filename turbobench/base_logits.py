@@ -101,7 +101,9 @@ class BaseLogits:
         if path in self._failures:
             raise MeasurementError(self._failures[path], "mend that, then run the same command again")
         try:
-            self.make(cell, replace(request, pair=F16, n_ubatch=PREFILL_UBATCH, kv_center=None), log, on_line)
+            self.make(
+                cell, replace(request, pair=F16, n_ubatch=PREFILL_UBATCH, kv_center=None, kv_types=None), log, on_line
+            )
         except (CorpusError, DiskFullError):
             raise
         except (MeasurementError, proc.CommandError) as failure:

@@ -8,12 +8,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, StrictInt, model_validator
 
+from turbobench import layer_types
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import FLOATS, KV_TYPES, KVPair
 from turbobench.niah import MAX_KEYS
 from turbobench.paths import configs_dir
 from turbobench.strict_yaml import Strict, load_yaml, suggestion
 
+_POLICIES = {"policy": False, "policy+c": True}  # whether K is centred
 _NOT_SWEEPS = {"pin", "models", "corpora"}
 _COUNTABLE = 10_000_000  # far beyond any context or sample count; keeps a slipped digit from planning a year of work
 
@@ -42,8 +44,13 @@ def _parse_pair(item: object) -> KVPair:
     if isinstance(item, KVPair):
         return item
     if not isinstance(item, str):
-        raise ValueError(f"a pair is written turbo4, q8_0/turbo4, turbo4+c/turbo3 or q4_0:unrotated, not {item!r}")
+        raise ValueError(
+            f"a pair is written turbo4, q8_0/turbo4, turbo4+c/turbo3, q4_0:unrotated or policy:FILE, not {item!r}"
+        )
     try:
+        kind, colon, ref = item.strip().partition(":")
+        if colon and kind in _POLICIES:
+            return KVPair.by_layer(layer_types.read(ref.strip()), center=_POLICIES[kind])
         return KVPair.parse(item)
     except ConfigError as failure:
         raise ValueError(f"{failure.what} ({failure.hint})") from failure
@@ -63,7 +70,9 @@ def _known_types(value: object) -> object:
     """Refuse what is not the name of a quantized cache type, or is named twice."""
     names = value if isinstance(value, (list, tuple)) else [value]
     for index, name in enumerate(names):
-        if _parse_pair(name).type_k in FLOATS:
+        if name not in KV_TYPES:
+            raise ValueError(f"{name!r} is no cache type" + suggestion(str(name), KV_TYPES))
+        if name in FLOATS:
             raise ValueError(f"{name} is not quantized, so it has no quantization error to measure")
         if name in names[:index]:
             raise ValueError(f"the type {name} is listed twice")

@@ -91,6 +91,18 @@ def check_long_enough(corpus: Corpus, *, n_ctx: int, chunks: int) -> None:
         )
 
 
+def second_half(corpus: Corpus) -> Corpus:
+    """Return the text from the first line beyond its middle: what those who read from the start do not see."""
+    target = cache_dir() / "corpora" / f"{corpus.sha256[:16]}-second-half.txt"
+    if not target.is_file():
+        whole = corpus.path.read_bytes()
+        start = whole.find(b"\n", len(whole) // 2) + 1
+        with atomic_path(target) as part:
+            part.write_bytes(whole[start:] if start else whole[len(whole) :])
+    _check_is_text(target)
+    return Corpus(name=f"{corpus.name}, second half", path=target, sha256=cached_sha256(target))
+
+
 def _check_is_text(path: Path) -> None:
     hint = "give a UTF-8 text file"
     try:

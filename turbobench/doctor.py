@@ -162,7 +162,7 @@ def _backends() -> Iterator[Finding]:
             yield Finding(name=label, value=reason, status=Status.ABSENT)
             continue
         built = _built(name)
-        value = "; ".join(module.devices())
+        value = "; ".join(module.devices()) or "it can be compiled for other machines: no device here"
         if built:
             value = "; ".join((value, f"build {built.id} of {built.built_at}", *built.notes))
             yield Finding(name=label, value=value)

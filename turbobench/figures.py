@@ -28,7 +28,9 @@ _KINDS = (
     ("stock, K centred", "#0072b2", "v"),
     ("stock, rotated", "#56b4e9", "s"),
     ("stock, unrotated", "#999999", "x"),
+    ("types by layer", "#009e73", "^"),
 )
+_POLICY = 5
 # Where a label may stand, in points from its marker, the likeliest first.
 _PLACES = tuple(
     (dx, dy)
@@ -69,6 +71,8 @@ def draw_pareto(placed: Sequence[Placed], *, title: str) -> Figure:
 
 
 def _kind(name: str) -> int:
+    if name.startswith("policy"):
+        return _POLICY
     pair = KVPair.parse(name)
     if pair.unrotated:
         return 4

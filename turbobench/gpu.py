@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU. `arch` is what its compiler calls it (`90`, `gfx1100`); `uuid` stays out of records.
+    """One GPU. `arch` is what its compiler calls it (`90`, `gfx1100`, nothing for Vulkan); `uuid` stays out of records.
 
     `memory_mib` is None and `driver` empty where the system does not say.
     """
@@ -21,8 +21,9 @@ class Gpu:
 
     @property
     def label(self) -> str:
-        memory = "" if self.memory_mib is None else f", {self.memory_mib / 1024:.0f} GiB"
-        return f"{self.name} ({self.arch}{memory})"
+        memory = "" if self.memory_mib is None else f"{self.memory_mib / 1024:.0f} GiB"
+        facts = ", ".join(part for part in (self.arch, memory) if part)
+        return f"{self.name} ({facts})" if facts else self.name
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class PeakMemory:
 
 def archs(gpus: Iterable[Gpu]) -> tuple[str, ...]:
     """Return the architectures to compile for, each once."""
-    return tuple(dict.fromkeys(gpu.arch for gpu in gpus))
+    return tuple(dict.fromkeys(gpu.arch for gpu in gpus if gpu.arch))
 
 
 def visible(gpus: Sequence[Gpu], chosen: str | None) -> tuple[Gpu, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from turbobench.errors import ConfigError
+from turbobench.layer_types import LayerTypes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +60,15 @@ class KVPair:
 
     `center`: a mean, one vector for each layer and KV head, is subtracted from K (a file that `--kv-center` names).
     `unrotated`: llama.cpp's rotation of quantized K and V is switched off, for both at once.
+    `policy`: each layer has types of its own (a file that `--kv-types` names); `type_k` and `type_v` are then a summary
+    of them, such as `12*turbo3+18*turbo4`. Such a pair is written `policy:NAME`, `policy+c:NAME`.
     """
 
     type_k: str
     type_v: str
     center: bool = False
     unrotated: bool = False
+    policy: LayerTypes | None = None
 
     @classmethod
     def parse(cls, text: str) -> KVPair:
@@ -92,6 +96,15 @@ class KVPair:
         return pair
 
     @classmethod
+    def by_layer(cls, policy: LayerTypes, *, center: bool = False) -> KVPair:
+        """Return the pair of a policy; ConfigError for a type that is not known, or a center that serves no layer."""
+        for name in (*policy.types(0), *policy.types(1)):
+            _known(name)
+        pair = cls(policy.summary(0), policy.summary(1), center=center, policy=policy)
+        pair._check_marks()
+        return pair
+
+    @classmethod
     def of(cls, fields: Mapping[str, Any]) -> KVPair:
         """Return the pair of a record's cell or of a tidy row; the inverse of `fields`."""
         return cls(
@@ -99,12 +112,14 @@ class KVPair:
             fields["type_v"],
             center=bool(fields.get("center")),
             unrotated=bool(fields.get("unrotated")),
+            policy=LayerTypes.of(fields["policy"], fields["layer_types"]) if fields.get("policy") else None,
         )
 
     def fields(self) -> dict[str, str | bool]:
         """Return the JSON values that stand for the pair; a property it does not have is left out."""
         marks = {name: True for name in ("center", "unrotated") if getattr(self, name)}
-        return {"type_k": self.type_k, "type_v": self.type_v, **marks}
+        policy = {"policy": self.policy.name, "layer_types": self.policy.line} if self.policy else {}
+        return {"type_k": self.type_k, "type_v": self.type_v, **marks, **policy}
 
     @property
     def types(self) -> tuple[str, str]:
@@ -113,23 +128,46 @@ class KVPair:
 
     @property
     def bpv(self) -> float:
-        """Mean bits per cached value of K and V (for equal K and V widths); a centre costs none per token."""
+        """Mean bits per cached value of K and V (for equal K and V widths); a centre costs none per token.
+
+        That of a policy counts what each layer stores for a token.
+        """
+        if self.policy is not None:
+            return (
+                self.policy.bits_per_token({name: kind.bpv for name, kind in KV_TYPES.items()}) / self.policy.n_values
+            )
         return (KV_TYPES[self.type_k].bpv + KV_TYPES[self.type_v].bpv) / 2
 
     @property
     def uses_turbo(self) -> bool:
-        return KV_TYPES[self.type_k].is_turbo or KV_TYPES[self.type_v].is_turbo
+        return any(KV_TYPES[name].is_turbo for side in (0, 1) for name in self.types_used(side))
+
+    def types_used(self, side: int) -> frozenset[str]:
+        """Return the types that K (side 0) or V (side 1) has in any layer."""
+        return frozenset({self.types[side]} if self.policy is None else self.policy.types(side))
+
+    def types_of(self, layer: int) -> tuple[str, str]:
+        """Return the types of K and V in one layer; KeyError if a policy has none for it."""
+        return self.types if self.policy is None else self.policy.by_layer[layer]
 
     @property
     def short(self) -> str:
         """The shortest text that `parse` reads as this pair: `turbo4`, `turbo4+c`, `q4_0:unrotated`."""
-        if self.type_k != self.type_v:
+        if self.policy is not None or self.type_k != self.type_v:
             return str(self)
         return self.type_k + _CENTER * self.center + _UNROTATED * self.unrotated
 
-    def argv(self, kv_center: Path | None) -> list[str]:
-        """Return the options that every llama.cpp tool takes for the pair; `kv_center` is the file of a centred one."""
-        options = ["-ctk", self.type_k, "-ctv", self.type_v]
+    def argv(self, kv_center: Path | None, kv_types: Path | None = None) -> list[str]:
+        """Return the options that every llama.cpp tool takes for the pair.
+
+        `kv_center` is the file of a centred pair, `kv_types` that of one with a policy.
+        """
+        if self.policy is not None:
+            if kv_types is None:
+                raise ValueError(f"{self} needs the file of its types")
+            options = ["--kv-types", str(kv_types)]
+        else:
+            options = ["-ctk", self.type_k, "-ctv", self.type_v]
         if not self.center:
             return options
         if kv_center is None:
@@ -142,10 +180,12 @@ class KVPair:
         return {"LLAMA_ATTN_ROT_DISABLE": str(int(self.unrotated))}
 
     def __str__(self) -> str:
+        if self.policy is not None:
+            return f"policy{_CENTER * self.center}:{self.policy.name}"
         return f"{self.type_k}{_CENTER * self.center}/{self.type_v}{_UNROTATED * self.unrotated}"
 
     def _check_marks(self) -> None:
-        if self.center and self.type_k in FLOATS:
+        if self.center and self.types_used(0) <= FLOATS:
             raise ConfigError(f"{self} centres a K of {self.type_k}, which has no error to lose", "leave +c out")
         if self.unrotated and {self.type_k, self.type_v} <= FLOATS:
             raise ConfigError(f"{self}: only quantized types are rotated", f"leave {_UNROTATED} out")

@@ -10,7 +10,8 @@ from gguf import LlamaFileType
 from turbobench.errors import ModelError
 from turbobench.gguf_header import Header, StringArray, Value, read_header
 from turbobench.hashing import cached_sha256
-from turbobench.kvtypes import KV_TYPES, KVPair
+from turbobench.kvtypes import FLOATS, KV_TYPES, KVPair
+from turbobench.layer_types import LayerRun, LayerTypes, merged
 
 RANDOM_WEIGHTS_KEY = "turbobench.synthetic"
 RANDOM_WEIGHTS = "random weights, throughput only"
@@ -126,7 +127,8 @@ def kv_bytes(facts: ModelFacts, pair: KVPair, n_ctx: int, *, n_ubatch: int = 512
             continue
         n_cells = swa_cells if facts.swa_layers[layer] else cells
         widths = [dim * facts.n_head_kv[layer] for dim in facts.head_dims(layer)]
-        row = _row_bytes(pair.type_k, widths[0]) + (0 if facts.is_mla else _row_bytes(pair.type_v, widths[1]))
+        type_k, type_v = pair.types_of(layer)
+        row = _row_bytes(type_k, widths[0]) + (0 if facts.is_mla else _row_bytes(type_v, widths[1]))
         total += n_cells * row
     return total
 
@@ -141,20 +143,51 @@ def preflight(facts: ModelFacts, pair: KVPair) -> str | None:
         return f"{facts.arch} keeps no KV cache"
     if facts.is_mla and pair.type_k != pair.type_v:
         return f"{facts.arch} with MLA keeps K and V in one cache, so both need the same type"
-    if facts.arch in _NO_FLASH_ATTENTION and pair.type_v not in {"f16", "f32", "bf16"}:
+    if facts.arch in _NO_FLASH_ATTENTION and not pair.types_used(1) <= FLOATS:
         return f"{facts.arch} runs without flash attention, which a quantized V needs"
     if pair.uses_turbo and facts.is_mla:
         return "turbo types are not rotated in an MLA cache, and bad without it"
     if pair.uses_turbo and facts.has_indexer:
         return f"{facts.arch} reuses the K type for its indexer's cache, which turbo types cannot serve"
-    return _head_size_problem(facts, pair)
+    return _policy_problem(facts, pair) or _head_size_problem(facts, pair)
+
+
+def layer_types_for(facts: ModelFacts, name: str, type_k: str, type_v: str) -> LayerTypes:
+    """Return types by layer for this model, the same in every layer with a cache; ModelError if none has one."""
+    runs = [
+        LayerRun(layer, layer, dims[0] * facts.n_head_kv[layer], type_k, dims[1] * facts.n_head_kv[layer], type_v)
+        for layer in range(facts.n_layer)
+        for dims in (facts.head_dims(layer),)
+        if facts.kv_layers[layer]
+    ]
+    if not runs:
+        raise ModelError(f"{facts.path.name} keeps no KV cache", "give a model with attention")
+    return LayerTypes(name, facts.arch, facts.n_layer, facts.n_embd, merged(name, runs))
+
+
+def _policy_problem(facts: ModelFacts, pair: KVPair) -> str | None:
+    """Return what of a pair's policy is not of this model, None if it fits."""
+    policy = pair.policy
+    if policy is None:
+        return None
+    if facts.is_mla or facts.has_indexer:
+        return f"{facts.arch} caches more than K and V (latent attention, or an indexer), so it takes no policy"
+    asked = (policy.arch, policy.n_layer, policy.n_embd)
+    there = (facts.arch, facts.n_layer, facts.n_embd)
+    if asked != there:
+        of = "the policy {} is for a model of {}, {} layers, embedding {}; this one is {}, {}, {}"
+        return of.format(policy.name, *asked, *there)
+    stored = layer_types_for(facts, policy.name, "f16", "f16")
+    if LayerTypes.build(policy.name, policy, stored.by_layer) != stored:
+        return f"the policy {policy.name} has other layers, or layers of another width, than this model"
+    return None
 
 
 def _head_size_problem(facts: ModelFacts, pair: KVPair) -> str | None:
     for layer in range(facts.n_layer):
         if not facts.kv_layers[layer]:
             continue
-        for side, name, size in zip("KV", (pair.type_k, pair.type_v), facts.head_dims(layer), strict=True):
+        for side, name, size in zip("KV", pair.types_of(layer), facts.head_dims(layer), strict=True):
             needed = _HADAMARD if KV_TYPES[name].is_turbo else KV_TYPES[name].block
             if size % needed:
                 return f"{name} needs a head size that is a multiple of {needed}; the {side} heads here have {size}"

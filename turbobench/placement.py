@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from turbobench.kvtypes import FLOATS, KVPair
+from turbobench.layer_types import as_logged
 
 Placement = Literal["verified", "fallback", "unverified"]
 
@@ -15,7 +16,7 @@ _ROTATION_WIDTH = 64  # llama-kv-cache.cpp rotates heads that are a multiple of 
 _CONTEXT = "constructing llama_context"
 _SIZE = re.compile(
     r"llama_kv_cache: size =\s*(?P<mib>[\d.]+) MiB \(\s*(?P<cells>\d+) cells,\s*(?P<layers>\d+) layers,.*"
-    r"K \((?P<type_k>\w+)\):.*V \((?P<type_v>\w+)\):"
+    r"K \((?P<type_k>[\w*+]*)\):.*V \((?P<type_v>[\w*+]*)\):"
 )
 _BUFFER = re.compile(r"llama_kv_cache:\s+(\S+) KV buffer size")
 _ROTATION = re.compile(r"llama_kv_cache: attn_rot_([kv]) = (\d)")
@@ -23,15 +24,17 @@ _FLASH = re.compile(r"llama_context: flash_attn\s+= (\w+)")
 # Prompt and generation have graphs of their own, and where these differ the line gives both: "splits = 2 / 74".
 _SPLITS = re.compile(r"sched_reserve: graph[^:]*: nodes = [^,]+, splits = (\d+)(?: / (\d+))?")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_DEVICE = re.compile(r"^\s*Device \d+: (.+), VMM: ", re.MULTILINE)
+_DEVICE = re.compile(r"^(?:\s*Device \d+: (?=.+, VMM: )|ggml_vulkan: \d+ = )(.+?)(?:, VMM: .*)?$", re.MULTILINE)
+_BY_LAYER = re.compile(r"llama_kv_cache: types by layer:(.*)")
+_LAYER = re.compile(r"(\d+):(\w+)/(\w+)")
 _CENTERED = re.compile(r": K of \d+ layers is centred by ")
 _CONVERTED = "no FlashAttention vector kernel compiled"
 _FACT = re.compile(
-    r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |"
+    r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |ggml_vulkan: \d+ = |"
     + "|".join((_CONTEXT, _CONVERTED, _CENTERED.pattern))
 )
 # What ggml calls the buffers of a backend's devices, before their number.
-_BUFFERS = {"cuda": "CUDA", "hip": "ROCm"}
+_BUFFERS = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,8 @@ class Observed:
     `n_splits` are those of the graph with most of them: the scheduler splits a graph wherever the device changes.
     `offloaded` is (layers on the GPU, all layers), None where llama.cpp knows no GPU; `devices` are as the backend
     names them; `converted` is whether CUDA's vector attention had no kernel for the pair and made f16 copies;
-    `centered` whether a mean was subtracted from K.
+    `centered` whether a mean was subtracted from K. `layer_types` are the types of each layer where a policy gave them,
+    as the log lists them.
     """
 
     type_k: str
@@ -58,6 +62,7 @@ class Observed:
     devices: tuple[str, ...] = ()
     converted: bool = False
     centered: bool = False
+    layer_types: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,9 @@ def _other_attention(observed: Observed, asked: bool) -> str:
 
 def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
     """Return what ran otherwise than asked, or nothing."""
-    if (observed.type_k, observed.type_v) != pair.types:
+    if observed.layer_types != (as_logged(pair.policy.by_layer) if pair.policy else ""):
+        return f"the layers' types were {observed.layer_types or f'{observed.type_k}/{observed.type_v} in all'}"
+    if pair.policy is None and (observed.type_k, observed.type_v) != pair.types:
         return f"the cache was {observed.type_k}/{observed.type_v}"
     if observed.centered != pair.center:
         return "K was centred" if observed.centered else "K was not centred"
@@ -158,8 +165,8 @@ def _doubt(observed: Observed, pair: KVPair, backend: str, head_dims: tuple[int,
     """Return what could not be proven, or nothing."""
     rotated = (observed.attn_rot_k, observed.attn_rot_v)
     expected = tuple(
-        name not in FLOATS and head_dim % _ROTATION_WIDTH == 0 and not pair.unrotated
-        for name, head_dim in zip(pair.types, head_dims, strict=True)
+        not pair.types_used(side) <= FLOATS and head_dim % _ROTATION_WIDTH == 0 and not pair.unrotated
+        for side, head_dim in enumerate(head_dims)
     )
     if rotated != expected:
         return f"attn_rot_k/v was {rotated}, expected {expected}"
@@ -174,7 +181,13 @@ def _observe_context(text: str) -> Observed | None:
     sizes = list(_SIZE.finditer(text))  # a model with sliding-window layers has two caches in one context
     if not sizes:
         return None
-    rotation = dict(_ROTATION.findall(text))
+    layers = {
+        int(il): (type_k, type_v) for said in _BY_LAYER.findall(text) for il, type_k, type_v in _LAYER.findall(said)
+    }
+    rotation = _ROTATION.findall(text)
+    if layers:  # one of two caches may have no quantized layer, and no rotation
+        rotation.sort(key=lambda found: found[1])
+    rotated = dict(rotation)
     splits = [int(number) for numbers in _SPLITS.findall(text) for number in numbers if number]
     flash, offloaded = _FLASH.search(text), _OFFLOADED.search(text)
     return Observed(
@@ -182,8 +195,8 @@ def _observe_context(text: str) -> Observed | None:
         type_v="+".join(dict.fromkeys(size["type_v"] for size in sizes)),
         kv_mib=sum(float(size["mib"]) for size in sizes),
         kv_cells=max(int(size["cells"]) for size in sizes),
-        attn_rot_k=rotation.get("k") == "1",
-        attn_rot_v=rotation.get("v") == "1",
+        attn_rot_k=rotated.get("k") == "1",
+        attn_rot_v=rotated.get("v") == "1",
         flash_attn=flash is not None and flash[1] == "enabled",
         kv_buffers=tuple(dict.fromkeys(_BUFFER.findall(text))),
         n_splits=max(splits) if splits else None,
@@ -192,4 +205,5 @@ def _observe_context(text: str) -> Observed | None:
         devices=tuple(_DEVICE.findall(text)),
         converted=_CONVERTED in text,
         centered=_CENTERED.search(text) is not None,
+        layer_types=as_logged(layers),
     )

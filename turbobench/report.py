@@ -59,6 +59,8 @@ def load(folder: Path) -> Report:
     if not (folder / RECORDS).is_file():
         raise StoreError(f"{folder} holds no {RECORDS}", "make a result set with 'turbobench run configs/demo.yaml'")
     result_set = last_sweep(read(folder / RECORDS))
+    # A set is called as its folder is, which may have been another when it was measured.
+    result_set = replace(result_set, header=dict(result_set.header) | {"set": folder.resolve().name})
     found = rows(result_set)
     return Report(
         result_set=result_set,

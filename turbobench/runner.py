@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from turbobench import backends, kld_tokens, native, niah, niah_client, placement, proc
+from turbobench import backends, kld_tokens, layer_types, native, niah, niah_client, placement, proc
 from turbobench import model as models
 from turbobench.base_logits import BaseLogits
 from turbobench.errors import CorpusError, DiskFullError, TurbobenchError
@@ -129,6 +129,7 @@ def _speed(job: Job, ctx: RunContext, on_line: OnLine) -> list[Outcome]:
         n_threads=_threads(cell),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
         kv_center=ctx.kv_center,
+        kv_types=_kv_types(cell),
     )
     facts: list[str] = []
 
@@ -217,6 +218,7 @@ def _niah(job: Job, ctx: RunContext, on_line: OnLine) -> Outcome:
         n_threads=_threads(cell),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
         kv_center=ctx.kv_center,
+        kv_types=_kv_types(cell),
     )
     model = ctx.quality_models[str(cell.params["weights"])]
     wanted = niah_client.Job(
@@ -286,12 +288,17 @@ def _ppl_request(cell: Cell, ctx: RunContext) -> PplRequest:
         n_ubatch=int(cell.params["n_ubatch"]),
         n_gpu_layers=backends.get(ctx.backend).N_GPU_LAYERS,
         kv_center=ctx.kv_center,
+        kv_types=_kv_types(cell),
         flash_attn=_flash_attn(cell),
     )
 
 
 def _flash_attn(cell: Cell) -> bool:
     return cell.params.get("flash_attn") != "off"
+
+
+def _kv_types(cell: Cell) -> Path | None:
+    return layer_types.cached_file(cell.pair.policy) if cell.pair.policy else None
 
 
 def _threads(cell: Cell) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -200,8 +201,24 @@ def _fetch_by_sdist(requirement: str, into: Path) -> None:
 def _unpack(archive: Path, into: Path) -> None:
     """Extract `<top>/vendor/llama.cpp/**`, apart from its `.git` link, which points out of the archive."""
     with tarfile.open(archive) as tar:
+        tar.extraction_filter = lambda member, _: member  # _safe has done it; Python 3.12 warns if nobody says
         for member in tar:
             inside = member.name.partition("/")[2].removeprefix(_VENDORED + "/")
             if not member.name.partition("/")[2].startswith(_VENDORED + "/") or inside.split("/")[0] == ".git":
                 continue
-            tar.extract(member.replace(name=inside, deep=False), into, filter="data")
+            member.name = inside
+            tar.extract(_safe(member, into), into)
+
+
+def _safe(member: tarfile.TarInfo, into: Path) -> tarfile.TarInfo:
+    """Return the member as Python's "data" filter makes it; TarError if it leads out of `into`."""
+    if hasattr(tarfile, "data_filter"):
+        return tarfile.data_filter(member, str(into))
+    # Python 3.11 has it since 3.11.4, and Debian 12 has 3.11.2
+    if not (member.isfile() or member.isdir() or member.issym()):
+        raise tarfile.TarError(f"{member.name} is neither a file nor a folder")
+    places = [into / member.name, (into / member.name).parent / (member.linkname if member.issym() else "")]
+    if not all(place.resolve().is_relative_to(into.resolve()) for place in places):
+        raise tarfile.TarError(f"{member.name} leads out of the archive")
+    member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+    return member

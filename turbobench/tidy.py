@@ -32,6 +32,7 @@ EXTRA_COLUMNS = (
     *("unrotated", "kv_center_sha256", "n_ubatch", "pos_lo", "pos_hi", "kld_prefill", "kld_prefill_err"),
     *("keys", "needles", "needles_found_pct", "needles_f16_pct", "needles_lost", "needles_won", "needles_p", "verdict"),
     *("kld_p10", "kld_p05", "kld_p01", "kld_min", "rms_dp_err", "ppl_ratio_err", "ppl_base", "fingerprint"),
+    *("policy", "layer_types"),
 )
 # What a row of one range of positions cannot say, though its cell can.
 _MEASURED_COLUMNS = frozenset(field.name for field in dataclasses.fields(QualityStats)) | {"fingerprint"}
@@ -212,6 +213,8 @@ def _identity(record: Record, header: Record) -> Row:
         "random_weights": bool(cell["model_sha256"] and provenance["model"].get("random_weights")),
         "center": None,
         "unrotated": None,
+        "policy": None,
+        "layer_types": None,
         **pair.fields(),
         "kv_center_sha256": cell["params"].get("kv_center"),
         "bpv": pair.bpv,

@@ -56,7 +56,7 @@ static bool disabled() {
 // ---- what belongs to an attention ----------------------------------------------------------------------------------------
 
 // The nodes around an attention that are not computed where they stand: rows[0], the last SET_ROWS, does what its chain, the
-// other's and the queries' are, and the attention what follows it.
+// other's and the queries' are, and the attention what follows it. Or the attention does all of it.
 struct attention_layer {
     const ggml_tensor * attention = nullptr;
     ggml_cuda_attention_rows rows[MAX_ROWS];
@@ -64,10 +64,11 @@ struct attention_layer {
     ggml_cuda_attention_chain q;           // x null: left alone
     const ggml_tensor * q_dst  = nullptr;  // where it ends
     const ggml_tensor * output = nullptr;  // the rotation that undoes V's, or null
+    bool whole = false;                    // the attention does all of it; rows[0] is K's then, rows[1] V's
 };
 
 static bool is_part(const ggml_cuda_attention_chain & c, const ggml_tensor * t) {
-    return t == c.norm || t == c.mul || t == c.rope || t == c.rotation;
+    return t == c.norm || t == c.mul || t == c.rope || t == c.sub || t == c.rotation;
 }
 
 static int index_of(const ggml_cgraph * cgraph, const ggml_tensor * t, int before) {
@@ -88,6 +89,11 @@ static ggml_cuda_attention_chain chain_to(const ggml_cgraph * cgraph, const ggml
         c.rotation = last;
         c.x        = last->src[1];
         last       = sole_source(cgraph, c.x);
+    }
+    if (GGML_CUDA_ATTENTION_WHOLE_CHAIN && last && ggml_cuda_attention_center_supported(last)) {
+        c.sub = last;
+        c.x   = last->src[0];
+        last  = sole_source(cgraph, c.x);
     }
     if (!GGML_CUDA_ATTENTION_WHOLE_CHAIN || !last || last->op != GGML_OP_ROPE || !ggml_cuda_attention_rope_supported(last)) {
         return c;
@@ -113,13 +119,14 @@ static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
 }
 
 static const ggml_tensor * first_of(const ggml_cuda_attention_chain & c) {
-    return c.norm ? c.norm : c.rope ? c.rope : c.rotation;
+    return c.norm ? c.norm : c.rope ? c.rope : c.sub ? c.sub : c.rotation;
 }
 
-// nothing computed from the chain's turn to node `last` writes over its beginning: allocation was told, this makes sure
-static bool stays_in_place(const ggml_cgraph * cgraph, const ggml_cuda_attention_chain & c, int last) {
-    const ggml_tensor * first = first_of(c);
-    const int begin = first ? index_of(cgraph, first, last) : last;
+// Nothing computed from the chain's turn to node `last` writes over its beginning: allocation was told, this makes sure.
+// end: what reads the chain
+static bool stays_in_place(const ggml_cgraph * cgraph, const ggml_cuda_attention_chain & c, const ggml_tensor * end, int last) {
+    const ggml_tensor * first = first_of(c) ? first_of(c) : end;
+    const int begin = first == cgraph->nodes[last] ? last : index_of(cgraph, first, last);
     if (begin < 0) {
         return false;
     }
@@ -198,14 +205,48 @@ static attention_layer layer_in_graph(const ggml_cgraph * cgraph, int a) {
     return layer;
 }
 
+// one token, whose K and V the attention could store itself
+static bool is_decode(const attention_layer & layer) {
+    const ggml_tensor * Q = layer.attention->src[0];
+    return layer.n_rows == 2 && Q->ne[1] == 1 && Q->ne[3] == 1;
+}
+
+// what must stay where it is until the attention is done
+static const ggml_tensor * last_of(const attention_layer & layer) { return layer.output ? layer.output : layer.attention; }
+
+// Makes the attention do all, if it can: nothing up to it may write over what it begins with, nor may its own output.
+static bool make_whole(const ggml_cgraph * cgraph, int a, attention_layer & layer) {
+    if (!is_decode(layer) || !ggml_cuda_fattn_short_supported(ggml_cuda_get_device(), layer.attention)) {
+        return false;
+    }
+    const auto stays = [&](const ggml_cuda_attention_chain & c, const ggml_tensor * end) {
+        return stays_in_place(cgraph, c, end, a) && !overlaps(last_of(layer), c.x);
+    };
+    if (layer.q.x ? !stays(layer.q, layer.attention) : overlaps(last_of(layer), layer.attention->src[0])) {
+        return false;
+    }
+    for (int i = 0; i < layer.n_rows; ++i) {
+        if (!stays(layer.rows[i].chain, layer.rows[i].set_rows)) {
+            return false;
+        }
+    }
+    if (layer.rows[0].set_rows->data != layer.attention->src[1]->data) { std::swap(layer.rows[0], layer.rows[1]); }
+    layer.whole = ggml_cuda_fattn_short_takes(layer.attention, layer.rows[0], layer.rows[1]);
+    return layer.whole;
+}
+
 // ... and by where the tensors are
 static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
     attention_layer layer = layer_in_graph(cgraph, a);
+    attention_layer whole = layer;
+    if (make_whole(cgraph, a, whole)) {
+        return whole;
+    }
     const int launch = layer.n_rows > 0 ? index_of(cgraph, layer.rows[0].set_rows, a) : -1;
     for (int i = 0; i < layer.n_rows; ++i) {
-        if (!stays_in_place(cgraph, layer.rows[i].chain, launch)) { layer.n_rows = 0; }
+        if (!stays_in_place(cgraph, layer.rows[i].chain, layer.rows[i].set_rows, launch)) { layer.n_rows = 0; }
     }
-    bool queries = layer.n_rows > 0 && layer.q.x && stays_in_place(cgraph, layer.q, launch) && !overlaps(layer.q_dst, layer.q.x);
+    bool queries = layer.n_rows > 0 && layer.q.x && stays_in_place(cgraph, layer.q, layer.attention, launch) && !overlaps(layer.q_dst, layer.q.x);
     for (int i = 0; i < layer.n_rows; ++i) {
         queries = queries && !overlaps(layer.q_dst, layer.rows[i].chain.x);
     }
@@ -243,8 +284,9 @@ void ggml_cuda_attention_fusion_add_deps(ggml_cgraph * cgraph, const ggml_backen
         const auto keep = [&](const ggml_tensor * t, const ggml_tensor * until) {
             params->add_alloc_dep(params->user_data, const_cast<ggml_tensor *>(t), const_cast<ggml_tensor *>(until));
         };
-        for (int i = 0; i < layer.n_rows; ++i) { keep(layer.rows[i].chain.x, layer.rows[0].set_rows); }
-        if (layer.q.x)                         { keep(layer.q.x,             layer.rows[0].set_rows); }
+        const ggml_tensor * until = is_decode(layer) ? last_of(layer) : layer.n_rows > 0 ? layer.rows[0].set_rows : nullptr;
+        for (int i = 0; i < layer.n_rows; ++i) { keep(layer.rows[i].chain.x, until); }
+        if (layer.q.x)                         { keep(layer.q.x,             until); }
         // the output is written while the attention's inputs are still read
         for (int s = 0; s < GGML_MAX_SRC && layer.output; ++s) {
             if (layer.attention->src[s]) { keep(layer.attention->src[s], layer.output); }
@@ -267,7 +309,11 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_l
     ggml_cuda_fattn_decode_fusion fusion;
     fusion.packed_q = unit != 0.0f ? (const char *) layer.q_dst->data : nullptr;
     fusion.dst      = const_cast<ggml_tensor *>(layer.output);
-    if (!fusion.packed_q && !fusion.dst) {
+    if (layer.whole) {
+        fusion.q = layer.q.x ? &layer.q : nullptr;
+        fusion.k = &layer.rows[0];
+        fusion.v = &layer.rows[1];
+    } else if (!fusion.packed_q && !fusion.dst) {
         return false;
     }
     ggml_cuda_fattn_decode(ctx, const_cast<ggml_tensor *>(layer.attention), fusion);
@@ -277,7 +323,8 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_l
 bool ggml_cuda_attention_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
     const ggml_tensor * node = cgraph->nodes[i];
     const bool rotation = is_rotation(node);
-    const bool others   = node->op == GGML_OP_RMS_NORM || node->op == GGML_OP_MUL || node->op == GGML_OP_ROPE || node->op == GGML_OP_SET_ROWS || node->op == GGML_OP_FLASH_ATTN_EXT;
+    const bool others   = node->op == GGML_OP_RMS_NORM || node->op == GGML_OP_MUL || node->op == GGML_OP_ROPE ||
+        node->op == GGML_OP_SUB || node->op == GGML_OP_SET_ROWS || node->op == GGML_OP_FLASH_ATTN_EXT;
     if (disabled() || !(rotation || others)) {
         return false;
     }
@@ -296,7 +343,7 @@ bool ggml_cuda_attention_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * c
     }
     for (int k = 0; k < layer.n_rows; ++k) {
         if (node == layer.rows[k].set_rows) {
-            if (k == 0) { compute_rows(ctx, layer, unit); }
+            if (k == 0 && !layer.whole) { compute_rows(ctx, layer, unit); }
             return true;
         }
         if (is_part(layer.rows[k].chain, node)) {

@@ -1,14 +1,11 @@
 #include "attention-rows.cuh"
 
+#include "attention-encode.cuh"
 #include "attention-source.cuh"
-#include "cpy-utils.cuh"
 #include "fattn-decode-query.cuh"
 #include "turbo-quants.cuh"
-#include "turbo-quants-encode.cuh"
 
-// A team of WARPS warps, 1 or 4, stores 64 neighbouring values of a row, which its first warp has: lane and 32 + lane in each
-// thread. The row of one token is so few of them that more warps for each cost nothing and save time.
-constexpr int LANES = TURBO_LANES, RUN = QK_TURBO, MAX_TEAMS = TURBO_TEAMS;
+constexpr int LANES = ENCODE_LANES, RUN = ENCODE_RUN, MAX_TEAMS = TURBO_TEAMS;
 
 // ---- where the values are ------------------------------------------------------------------------------------------------
 
@@ -132,48 +129,11 @@ static __device__ __forceinline__ void rotate(float (&x)[2], int n_rot, float (*
     }
 }
 
-// ---- encoders ------------------------------------------------------------------------------------------------------------
-
-template <typename block_t> struct encode_turbo {
-    typedef block_t block;
-    static constexpr int BLOCK = QK_TURBO;
-    turbo_encode_shared<block_t> s;
-    __device__ __forceinline__ void prepare() { turbo_encode_prepare(s); }
-    template <int WARPS> __device__ __forceinline__ void store(const float (&x)[2], block_t * y, float *) { turbo_encode<WARPS>(s, x[0], x[1], y); }
-};
-
-// upstream's, which a thread does for a block of 32
-template <typename block_t, void (* quantize)(const float *, block_t *)> struct encode_block_32 {
-    typedef block_t block;
-    static constexpr int BLOCK = 32;
-    __device__ __forceinline__ void prepare() {}
-    template <int WARPS> __device__ __forceinline__ void store(const float (&x)[2], block_t * y, float * values) {
-        const int lane = threadIdx.x % LANES;
-        if (threadIdx.x % (WARPS*LANES) < LANES) {
-            values[lane]         = x[0];
-            values[lane + LANES] = x[1];
-            ggml_cuda_syncwarp();
-            if (lane < RUN/BLOCK) { quantize(values + lane*BLOCK, y + lane); }
-        }
-    }
-};
-
-struct encode_half {
-    typedef half block;
-    static constexpr int BLOCK = 1;
-    __device__ __forceinline__ void prepare() {}
-    template <int WARPS> __device__ __forceinline__ void store(const float (&x)[2], half * y, float *) {
-        const int lane = threadIdx.x % LANES;
-        if (threadIdx.x % (WARPS*LANES) < LANES) {
-            y[lane]         = __float2half(x[0]);
-            y[lane + LANES] = __float2half(x[1]);
-        }
-    }
-};
+// ---- the kernel ----------------------------------------------------------------------------------------------------------
 
 template <int WARPS, typename E>
 static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & p, E & encode, float (* scratch)[RUN]) {
-    encode.prepare(); // needs no input
+    encode.prepare(threadIdx.x, blockDim.x); // needs no input
     const run_place r = locate<WARPS>(p);
     const bool first = threadIdx.x % (WARPS*LANES) < LANES;
     const int  lane  = threadIdx.x % LANES;
@@ -197,7 +157,7 @@ static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & 
     }
     ggml_cuda_pdl_lc();
     if (p.n_rot > 1) { rotate<WARPS>(x, p.n_rot, scratch, first); }
-    encode.template store<WARPS>(x, (typename E::block *) (p.dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/(WARPS*LANES)]);
+    encode.template store<WARPS, turbo_all_threads>(x, (typename E::block *) (p.dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/(WARPS*LANES)]);
 }
 
 template <int D>
@@ -302,8 +262,15 @@ bool ggml_cuda_attention_rope_supported(const ggml_tensor * rope) {
         is_input(rope->src[1]) && (!rope->src[2] || is_input(rope->src[2]));
 }
 
-// the chain without its rotation
-static attention_source make_source(const ggml_cuda_attention_chain & chain, int head_size) {
+// a vector for each head, from all tokens
+bool ggml_cuda_attention_center_supported(const ggml_tensor * sub) {
+    const ggml_tensor * x = sub->src[0], * center = sub->src[1];
+    return sub->op == GGML_OP_SUB && sub->type == GGML_TYPE_F32 && x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) && x->ne[0] % RUN == 0 && x->ne[3] == 1 &&
+        center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) && is_input(center) &&
+        center->ne[0] == x->ne[0] && center->ne[1] == x->ne[1] && center->ne[2] == 1 && center->ne[3] == 1;
+}
+
+attention_source ggml_cuda_attention_make_source(const ggml_cuda_attention_chain & chain, int head_size) {
     attention_source s = {};
     s.x         = (const float *) chain.x->data;
     s.head_size = head_size;
@@ -330,20 +297,25 @@ static attention_source make_source(const ggml_cuda_attention_chain & chain, int
         s.corr_high    = corr[1];
         s.heads        = init_fastdiv_values(chain.rope->ne[1]);
     }
+    if (chain.sub) {
+        s.center = (const float *) chain.sub->src[1]->data;
+        s.heads  = init_fastdiv_values(chain.sub->ne[1]);
+    }
     return s;
 }
 
 static int head_size_of(const ggml_cuda_attention_chain & chain) {
-    return chain.rope ? chain.rope->ne[0] : chain.norm ? chain.norm->ne[0] : RUN;
+    const ggml_tensor * last = chain.sub ? chain.sub : chain.rope ? chain.rope : chain.norm;
+    return last ? last->ne[0] : RUN;
 }
 
-static int rotation_size_of(const ggml_cuda_attention_chain & chain) {
+int ggml_cuda_attention_rotation_size(const ggml_cuda_attention_chain & chain) {
     return chain.rotation ? chain.rotation->src[0]->ne[0] : 1;
 }
 
 bool ggml_cuda_attention_rows_supported(const ggml_cuda_attention_rows & rows) {
     const ggml_tensor * src0 = rows.set_rows->src[0];
-    const int n_rot = rotation_size_of(rows.chain), unit = std::max({ RUN, n_rot, head_size_of(rows.chain) });
+    const int n_rot = ggml_cuda_attention_rotation_size(rows.chain), unit = std::max({ RUN, n_rot, head_size_of(rows.chain) });
     switch (rows.set_rows->type) {
         case GGML_TYPE_TURBO3: case GGML_TYPE_TURBO4: case GGML_TYPE_Q8_0: case GGML_TYPE_Q5_0: case GGML_TYPE_Q4_0: case GGML_TYPE_F16: break;
         default: return false;
@@ -356,14 +328,14 @@ void ggml_cuda_attention_prepare(ggml_backend_cuda_context & ctx, const ggml_cud
     prepare_params params = {};
     params.n_ops = n_rows;
     for (int i = 0; i < n_rows; ++i) {
-        params.op[i] = make_params(nullptr, rotation_size_of(rows[i].chain), rows[i].set_rows);
-        params.op[i].chain = make_source(rows[i].chain, head_size_of(rows[i].chain));
+        params.op[i] = make_params(nullptr, ggml_cuda_attention_rotation_size(rows[i].chain), rows[i].set_rows);
+        params.op[i].chain = ggml_cuda_attention_make_source(rows[i].chain, head_size_of(rows[i].chain));
     }
     if (queries.chain.x) {
-        params.queries.chain  = make_source(queries.chain, queries.head_size);
+        params.queries.chain  = ggml_cuda_attention_make_source(queries.chain, queries.head_size);
         params.queries.dst    = queries.dst;
         params.queries.n_rows = (int) (ggml_nelements(queries.chain.x)/queries.head_size);
-        params.queries.n_rot  = rotation_size_of(queries.chain);
+        params.queries.n_rot  = ggml_cuda_attention_rotation_size(queries.chain);
         params.queries.unit   = queries.unit;
     }
     launch(ctx, params);

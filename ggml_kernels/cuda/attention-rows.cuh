@@ -1,5 +1,6 @@
 #pragma once
 
+#include "attention-source.cuh"
 #include "common.cuh"
 
 // All that is between the projections of a token and its attention, in one launch: norm, RoPE, the rotation, SET_ROWS of K
@@ -12,20 +13,28 @@ constexpr bool GGML_CUDA_ATTENTION_WHOLE_CHAIN = false;
 constexpr bool GGML_CUDA_ATTENTION_WHOLE_CHAIN = true;
 #endif // defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
 
-// RMS_NORM, MUL, ROPE and the multiplication by a Hadamard matrix, in this order; any of them may be missing.
+// RMS_NORM, MUL, ROPE, SUB of a center and the multiplication by a Hadamard matrix, in this order; any may be missing.
 struct ggml_cuda_attention_chain {
     const ggml_tensor * norm     = nullptr;
     const ggml_tensor * mul      = nullptr;
     const ggml_tensor * rope     = nullptr;
+    const ggml_tensor * sub      = nullptr;
     const ggml_tensor * rotation = nullptr;
     const ggml_tensor * x        = nullptr; // what they begin with
 };
+
+// the chain without its rotation, as a kernel wants it
+attention_source ggml_cuda_attention_make_source(const ggml_cuda_attention_chain & chain, int head_size);
+
+int ggml_cuda_attention_rotation_size(const ggml_cuda_attention_chain & chain); // 1: none
 
 bool ggml_cuda_attention_rotation_supported(int n_rot);
 
 bool ggml_cuda_attention_norm_supported(const ggml_tensor * norm, const ggml_tensor * mul);
 
 bool ggml_cuda_attention_rope_supported(const ggml_tensor * rope);
+
+bool ggml_cuda_attention_center_supported(const ggml_tensor * sub);
 
 struct ggml_cuda_attention_rows {
     ggml_cuda_attention_chain chain; // instead of set_rows->src[0]

@@ -1,6 +1,6 @@
 #pragma once
 
-// Values on their way from a projection to attention: RMS norm times a weight, RoPE, each of them optional. A warp takes
+// Values on their way from a projection to attention: RMS norm times a weight, RoPE, less a center, each of them optional. A warp takes
 // (part of) a head of a token, and any thread of it any values: the other one of a RoPE pair is read again, which the
 // first-level cache makes cheap. Arithmetic and its order are those of upstream's rope.cu and norm.cu.
 
@@ -12,6 +12,7 @@ struct attention_source {
     float           eps;
     const int32_t * pos;          // [token]; null: no RoPE
     const float   * freq_factors; // [pair], or null
+    const float   * center;       // [head of a token][value], or null
     int   head_size, n_dims;      // n_dims: the first ones of a head, that RoPE turns
     bool  neox;                   // the pair of value i is i + n_dims/2, and not i + 1
     float theta_scale, freq_scale, ext_factor, magnitude, corr_low, corr_high;
@@ -21,10 +22,10 @@ struct attention_source {
 // N values of a head in a thread
 template <int N> struct attention_values {
     int   at[N], other[N]; // in the head; of the RoPE pair
-    float cos[N], sin[N], weight[N], weight_other[N];
+    float cos[N], sin[N], weight[N], weight_other[N], center[N];
     float position;
 
-    // head: counted over all tokens. Weights and positions are inputs of the graph: no kernel ahead has to be waited for.
+    // head: counted over all tokens. Weights, centers and positions are inputs of the graph: no kernel ahead has to be waited for.
     __device__ __forceinline__ void prepare(const attention_source & s, uint32_t head) {
         position = s.pos ? (float) s.pos[fastdiv(head, s.heads)] : 0.0f;
 #pragma unroll
@@ -36,10 +37,15 @@ template <int N> struct attention_values {
                 weight_other[i] = s.weight[other[i]];
             }
         }
+        if (s.center) {
+            const float * row = s.center + fastmodulo(head, s.heads)*s.head_size;
+#pragma unroll
+            for (int i = 0; i < N; ++i) { center[i] = row[at[i]]; }
+        }
     }
 
-    // all lanes of the warp, which share the head
-    __device__ __forceinline__ void load(const attention_source & s, uint32_t head, int lane, float (&x)[N]) {
+    // all lanes of the warp, which share the head; WHOLE: and have all of it
+    template <bool WHOLE = false> __device__ __forceinline__ void load(const attention_source & s, uint32_t head, int lane, float (&x)[N]) {
         const float * row = s.x + (int64_t) head*s.head_size;
         float pair[N];
 #pragma unroll
@@ -48,7 +54,7 @@ template <int N> struct attention_values {
             pair[i] = row[other[i]];
         }
         float sum = 0.0f;
-        if (s.weight) {
+        if (s.weight && !WHOLE) {
             for (int i = lane; i < s.head_size; i += 32) { sum += row[i]*row[i]; }
         }
         if (s.pos) { // while the values are on their way
@@ -56,6 +62,8 @@ template <int N> struct attention_values {
             for (int i = 0; i < N; ++i) { turn(s, i); }
         }
         if (s.weight) {
+#pragma unroll
+            for (int i = 0; i < N && WHOLE; ++i) { sum += x[i]*x[i]; }
 #pragma unroll
             for (int w = 16; w > 0; w /= 2) { sum += __shfl_xor_sync(0xffffffff, sum, w, 32); }
             const float scale = rsqrtf(sum/s.head_size + s.eps);
@@ -70,6 +78,10 @@ template <int N> struct attention_values {
             for (int i = 0; i < N; ++i) {
                 if (at[i] < s.n_dims) { x[i] = x[i]*cos[i] + pair[i]*sin[i]; }
             }
+        }
+        if (s.center) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) { x[i] -= center[i]; }
         }
     }
 

@@ -6,13 +6,21 @@
 
 #define GGML_COMMON_DECL_CUDA
 #include "ggml-common.h"
-#define TURBO_TABLE(type, name) static __device__ const type name
-#include "turbo-blocks.h"
-#include "turbo-tables.h"
 
 #include "fattn-decode-kernel.cuh"
+#include "fattn-short-kernel.cuh"
 
 typedef void (* fattn_decode_kernel_t)(const fattn_decode_params p);
+
+// lets a kernel have all the shared memory there is
+template <auto * kernel> static void raise_shared_memory() {
+    static bool raised[GGML_CUDA_MAX_DEVICES] = {};
+    const int device = ggml_cuda_get_device();
+    if (!raised[device]) {
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ggml_cuda_info().devices[device].smpbo));
+        raised[device] = true;
+    }
+}
 
 // ggml_cuda_kernel_launch, which knows of no clusters
 static void launch_in_clusters(fattn_decode_kernel_t kernel, dim3 grid, dim3 block, int smem, cudaStream_t stream, const fattn_decode_params & p) {
@@ -65,11 +73,7 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, fattn_decode_pl
     const int device  = ggml_cuda_get_device();
     const int threads = p.n_heads*p.n_parts*32;
 
-    static bool raised[GGML_CUDA_MAX_DEVICES] = {};
-    if (!raised[device]) {
-        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, ggml_cuda_info().devices[device].smpbo));
-        raised[device] = true;
-    }
+    raise_shared_memory<fattn_decode<D, LK, LV, NT, HEADS>>();
     int per_sm = 1;
     CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, plan.smem));
 
@@ -136,7 +140,38 @@ static void fattn_decode_pair(ggml_backend_cuda_context & ctx, const fattn_decod
     }
 }
 
+// ---- a short context ----------------------------------------------------------------------------------------------------
+
+template <int D, typename LK, typename LV>
+static void fattn_short_launch(ggml_backend_cuda_context & ctx, fattn_short_plan plan) {
+    static_assert(sizeof(short_encoders<LK, LV>) <= FATTN_SHORT_MAX_ENCODERS, "the plan counts on less");
+    fattn_decode_params & a = plan.params.attention;
+    raise_shared_memory<fattn_short<D, LK, LV>>();
+    const int64_t rows = (int64_t) plan.n_seq*a.n_head*a.n_splits;
+    ggml_cuda_pool_alloc<float>  part(ctx.pool());
+    ggml_cuda_pool_alloc<float2> meta(ctx.pool());
+    if (a.n_splits > 1) {
+        a.part = part.alloc(rows*D);
+        a.meta = meta.alloc(rows);
+    }
+    const ggml_cuda_kernel_launch_params config(dim3(a.n_splits, a.n_groups, plan.n_seq), dim3(fattn_short_warps(D)*32), (size_t) plan.smem, ctx.stream());
+    ggml_cuda_kernel_launch(fattn_short<D, LK, LV>, config, plan.params);
+}
+
+template <typename LK, typename LV>
+static void fattn_short_pair(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan) {
+    switch (plan.head_size) {
+        case  64: fattn_short_launch< 64, LK, LV>(ctx, plan); break;
+        case 128: fattn_short_launch<128, LK, LV>(ctx, plan); break;
+        case 256: fattn_short_launch<256, LK, LV>(ctx, plan); break;
+        default:  GGML_ABORT("fattn-short: no kernel for head size %d", plan.head_size);
+    }
+}
+
 #define FATTN_DECODE_CASE(K, V)                                                                           \
     void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan) { \
         fattn_decode_pair<load_##K, load_##V>(ctx, plan);                                                \
+    }                                                                                                    \
+    void ggml_cuda_fattn_short_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan) {   \
+        fattn_short_pair<load_##K, load_##V>(ctx, plan);                                                 \
     }

@@ -11,6 +11,7 @@
 //   index()   which value of the row the e-th value of a chunk is: every bit of (b, j, e) is one bit of it
 
 #include "fattn-decode-ptx.cuh"
+#include "turbo-quants-decode.cuh"
 
 // The word at p, shifted right by shift, or left if that is negative; what is shifted in is garbage, for the caller to mask.
 // PAR is the parity of the address in half words: 0 or 2, or anything else if it is known only at run time
@@ -81,19 +82,15 @@ struct load_q8_0 : load_codes<load_q8_0> {
     static __device__ constexpr int index(int b, int j, int e) { return b*32 + j*8 + e; }
 };
 
-// The books lie in shared memory, 8 x 16 bytes or 8 x 8: one row of banks. V's hold entries + 128.
-template <int N> static __device__ __forceinline__ void fill_turbo_books(uint32_t * books, const int8_t (&values)[8][N], int i, bool is_signed) {
-    if (i < 2*N) {
-        const int8_t * v = &values[0][0] + 4*i;
-        const uint32_t w = (uint8_t) v[0] | (uint8_t) v[1] << 8 | (uint8_t) v[2] << 16 | (uint32_t) (uint8_t) v[3] << 24;
-        books[i] = is_signed ? w : w ^ 0x80808080;
-    }
+// The books lie in shared memory, 8 x 16 bytes or 8 x 8: one row of banks. V's hold entries + 128, as they come.
+template <int N> static __device__ __forceinline__ void fill_turbo_books(uint32_t * books, const turbo_books<N> & from, int i, bool is_signed) {
+    if (i < TURBO_BOOKS*N/4) { books[i] = ((const uint32_t *) from.entry)[i] ^ (is_signed ? 0x80808080 : 0); }
 }
 
 struct load_turbo4 : load_codes<load_turbo4> {
     static constexpr int BLOCK = 64, BYTES = 34, BIAS = 128, K_BIAS = 0;
     static constexpr float UNIT = TURBO_ENTRY_SCALE;
-    static __device__ __forceinline__ void fill_books(uint32_t * books, int i, bool is_signed) { fill_turbo_books(books, kvalues_turbo4, i, is_signed); }
+    static __device__ __forceinline__ void fill_books(uint32_t * books, int i, bool is_signed) { fill_turbo_books(books, turbo4_books, i, is_signed); }
     template <bool SIGNED> static __device__ __forceinline__ void chunk(const char * row, int row_par, int b, int j, const uint32_t * books, uint32_t & lo, uint32_t & hi) {
         const uint4    t = ((const uint4 *) books)[*(const uint16_t *) (row + b*BYTES) & 7];
         const uint32_t w = smem_u32(row + b*BYTES + 2 + j*4, parity(row_par, b*BYTES + 2));
@@ -108,7 +105,7 @@ struct load_turbo4 : load_codes<load_turbo4> {
 struct load_turbo3 : load_codes<load_turbo3> {
     static constexpr int BLOCK = 64, BYTES = 26, BIAS = 128, K_BIAS = 0;
     static constexpr float UNIT = TURBO_ENTRY_SCALE;
-    static __device__ __forceinline__ void fill_books(uint32_t * books, int i, bool is_signed) { fill_turbo_books(books, kvalues_turbo3, i, is_signed); }
+    static __device__ __forceinline__ void fill_books(uint32_t * books, int i, bool is_signed) { fill_turbo_books(books, turbo3_books, i, is_signed); }
     template <bool SIGNED> static __device__ __forceinline__ void chunk(const char * row, int row_par, int b, int j, const uint32_t * books, uint32_t & lo, uint32_t & hi) {
         const uint2 t = ((const uint2 *) books)[*(const uint16_t *) (row + b*BYTES) & 7];
         const int k = j >> 1, odd = j & 1;

@@ -39,6 +39,10 @@ struct fattn_decode_params {
     int   seq_m;             // sequences of the mask, which serve Q's in turn
 };
 
+// below any score, and above minus infinity, which a masked position has: exp2 of their difference is 0, not a NaN
+#define FATTN_DECODE_LOWEST (-1e29f)
+#define FATTN_DECODE_LOG2E  1.44269504f
+
 constexpr int FATTN_DECODE_MAX_STAGES = 3;
 constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, seven barriers
 constexpr int FATTN_DECODE_WARPS      = 8;        // at most

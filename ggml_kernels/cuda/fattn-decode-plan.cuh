@@ -3,8 +3,10 @@
 // How one FLASH_ATTN_EXT is laid out for the decode kernel, whatever its types.
 
 #include "common.cuh"
+#include "fattn-decode.cuh"
 
 #include "fattn-decode-params.cuh"
+#include "fattn-short-params.cuh"
 
 struct fattn_decode_plan {
     fattn_decode_params params; // but for what the launch adds: n_splits, cluster, part, meta
@@ -15,3 +17,14 @@ struct fattn_decode_plan {
 };
 
 typedef void (* fattn_decode_case_t)(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan);
+
+struct fattn_short_plan {
+    fattn_short_params params; // but for the parts
+    int head_size, n_seq;
+    int smem;                  // bytes a block
+};
+
+typedef void (* fattn_short_case_t)(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan);
+
+// attention: what does not depend on the layout (fattn-short.cu)
+void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const fattn_decode_params & attention, const ggml_cuda_fattn_decode_fusion & fusion);

@@ -78,6 +78,23 @@ static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
 }
 
+// 16 bytes, or 4, of which all but the first `there` become zeros
+static __device__ __forceinline__ void copy_or_clear(void * dst, const void * src, int there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
+}
+
+static __device__ __forceinline__ void copy_or_clear_4(void * dst, const void * src, int there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
+}
+
+static __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// until no more than the last N groups are on their way
+template <int N> static __device__ __forceinline__ void wait_for_copies() {
+    if (N == 0) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+    else        { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+}
+
 // arrives when the copies that this thread has issued are there
 static __device__ __forceinline__ void barrier_arrive_after_copies(uint64_t * b) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(shared_address(b)) : "memory");
@@ -94,6 +111,20 @@ static __device__ __forceinline__ void copy_bulk(void * dst, const void * src, u
         :: "r"(shared_address(dst)), "l"(src), "r"(bytes), "r"(shared_address(b)) : "memory");
 }
 #endif
+
+// ---- kernels one after the other ----------------------------------------------------------------------------------------
+
+static __device__ __forceinline__ void fattn_decode_wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void fattn_decode_let_successor_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
 
 // ---- clusters -----------------------------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
 
 float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst) {
     const ggml_tensor * Q = dst->src[0], * K = dst->src[1];
-    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || !ggml_cuda_fattn_decode_supported(device, dst)) {
+    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || !ggml_cuda_fattn_decode_supported(device, dst) || ggml_cuda_fattn_short_supported(device, dst)) {
         return 0.0f;
     }
     return ggml_cuda_is_turbo(K->type) ? TURBO_ENTRY_SCALE : 1.0f;
@@ -149,11 +149,9 @@ static void set_params(fattn_decode_params & p, const ggml_tensor * dst) {
 // The mask as bulk copies of it need it: aligned, and as long as the tiles. llama.cpp's masks are, and stay where they are.
 static void set_mask(ggml_backend_cuda_context & ctx, fattn_decode_plan & plan, const ggml_tensor * mask, ggml_cuda_pool_alloc<half> & copy) {
     fattn_decode_params & p = plan.params;
-    p.seq_m = 1;
     if (mask == nullptr) {
         return;
     }
-    p.seq_m = mask->ne[3];
     p.mask  = (const char *) mask->data;
     p.nbm1  = mask->nb[1];
     p.nbm3  = mask->nb[3];
@@ -174,16 +172,22 @@ static void set_mask(ggml_backend_cuda_context & ctx, fattn_decode_plan & plan, 
 void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const ggml_cuda_fattn_decode_fusion & fusion) {
     const ggml_tensor * K = dst->src[1], * V = dst->src[2], * mask = dst->src[3], * sinks = dst->src[4];
     fattn_decode_plan plan = {};
-    GGML_ASSERT(make_plan(ggml_cuda_get_device(), dst, plan));
     set_params(plan.params, dst);
-    ggml_cuda_pool_alloc<half> mask_copy(ctx.pool());
-    set_mask(ctx, plan, mask, mask_copy);
-    plan.params.packed_q = fusion.packed_q;
-    plan.head_size         = K->ne[0];
-    plan.n_seq             = dst->src[0]->ne[3];
+    plan.params.seq_m      = mask ? mask->ne[3] : 1;
     plan.params.dst        = (float *) (fusion.dst ? fusion.dst : dst)->data;
     plan.params.sinks      = sinks ? (const float *) sinks->data : nullptr;
     plan.params.rotate_dst = fusion.dst != nullptr;
+    if (ggml_cuda_fattn_short_supported(ggml_cuda_get_device(), dst)) {
+        ggml_cuda_fattn_short(ctx, dst, plan.params, fusion);
+        return;
+    }
+    GGML_ASSERT(fusion.k == nullptr);
+    GGML_ASSERT(make_plan(ggml_cuda_get_device(), dst, plan));
+    ggml_cuda_pool_alloc<half> mask_copy(ctx.pool());
+    set_mask(ctx, plan, mask, mask_copy);
+    plan.params.packed_q = fusion.packed_q;
+    plan.head_size       = K->ne[0];
+    plan.n_seq           = dst->src[0]->ne[3];
     fattn_decode_case(K->type, V->type)(ctx, plan);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "attention-rows.cuh"
 #include "common.cuh"
 
 // FLASH_ATTN_EXT for up to 16 queries straight from a packed K/V cache (fattn-decode-kernel.cuh): NVIDIA, Ampere and newer,
@@ -9,9 +10,18 @@
 struct ggml_cuda_fattn_decode_fusion {
     const char  * packed_q = nullptr; // Q, packed, instead of Q's data
     ggml_tensor * dst      = nullptr; // where the output goes with the rotation of V undone, instead of the op's own
+
+    // in a short context, all from the projections on (fattn-short-kernel.cuh)
+    const ggml_cuda_attention_chain * q = nullptr;                // or null: Q's data
+    const ggml_cuda_attention_rows  * k = nullptr, * v = nullptr; // both or none
 };
 
 bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst);
+
+// Whether it can be done by the kernel for short contexts, which takes the token's own rows of K and V as they come.
+bool ggml_cuda_fattn_short_supported(int device, const ggml_tensor * dst);
+
+bool ggml_cuda_fattn_short_takes(const ggml_tensor * dst, const ggml_cuda_attention_rows & k, const ggml_cuda_attention_rows & v);
 
 // The unit of a step of K's entries, if the op can take its queries packed, or 0.
 float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst);

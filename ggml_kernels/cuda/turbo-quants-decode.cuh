@@ -165,14 +165,19 @@ TURBO_HD uint32_t turbo_codes_of(const turbo_packed<block_turbo4> & x, int) { re
 #define TURBO_FAST_HALF // as FAST_FP16_AVAILABLE of common.cuh
 #endif
 
+// bytes 2i and 2i + 1 of four under an exponent, as halves: 0x64 makes 1024 + u of a byte u, 0x48 makes 8 + u/128
+static __device__ __forceinline__ half2 turbo_bytes_as_halves(uint32_t bytes, uint32_t exponent, int i) {
+#if defined(GGML_USE_HIP)
+    const uint32_t u = __builtin_amdgcn_perm(exponent, bytes, i == 0 ? 0x04010400 : 0x04030402);
+#else
+    const uint32_t u = __byte_perm(bytes, exponent, i == 0 ? 0x4140 : 0x4342);
+#endif // defined(GGML_USE_HIP)
+    return *(const half2 *) &u;
+}
+
 // entries 2i and 2i + 1 of four bytes, as fractions of 128
 static __device__ __forceinline__ half2 turbo_entry_halves(uint32_t bytes, int i) {
-#if defined(GGML_USE_HIP)
-    const uint32_t u = __builtin_amdgcn_perm(0x48484848, bytes, i == 0 ? 0x04010400 : 0x04030402);
-#else
-    const uint32_t u = __byte_perm(bytes, 0x48484848, i == 0 ? 0x4140 : 0x4342);
-#endif // defined(GGML_USE_HIP)
-    return __hsub2(*(const half2 *) &u, __float2half2_rn(9.0f)); // exact
+    return __hsub2(turbo_bytes_as_halves(bytes, 0x48, i), __float2half2_rn(9.0f)); // exact
 }
 
 static __device__ __forceinline__ float turbo_entry_float(uint32_t bytes, int i) {
@@ -237,76 +242,4 @@ static __device__ __forceinline__ void turbo_decode_eighth(const turbo_packed<bl
     turbo_look_up(book, turbo_codes_of(x, j), first, second);
     turbo_store4(y + 4*j,              first,  x.scale);
     turbo_store4(y + 4*j + QK_TURBO/2, second, x.scale);
-}
-
-// ---- whole tensors ----------------------------------------------------------------------------------------------------
-
-#define TURBO_CONVERT_THREADS 256
-#define TURBO_CONVERT_ROWS    4 // a thread's, fetched before the first is decoded: it is waiting that takes the time
-
-// Strides s0* in blocks; y is contiguous. blockIdx.y is the head, so that heads next to each other in memory, which
-// share the sectors of their rows, are read at the same time.
-template <typename block_t, typename dst_t>
-static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_convert_turbo(
-        const block_t * __restrict__ x, dst_t * __restrict__ y, const int64_t nb_row, const int64_t ne01, const int64_t ne02,
-        const int64_t ne03, const int64_t s01, const int64_t s02, const int64_t s03) {
-    const int     j  = threadIdx.x % 8;
-    const int64_t ib = (int64_t) blockIdx.x*(blockDim.x/8) + threadIdx.x/8;
-    if (ib >= nb_row) {
-        return;
-    }
-    const int64_t step = blockDim.y, share = step*TURBO_CONVERT_ROWS;
-    for (int64_t i03 = 0; i03 < ne03; ++i03) {
-        for (int64_t i02 = blockIdx.y; i02 < ne02; i02 += gridDim.y) {
-            const block_t * xi = x + i03*s03 + i02*s02 + ib;
-            dst_t         * yi = y + ((i03*ne02 + i02)*ne01*nb_row + ib)*QK_TURBO;
-            for (int64_t first = blockIdx.z*share + threadIdx.y; first < ne01; first += gridDim.z*share) {
-                turbo_packed<block_t> part[TURBO_CONVERT_ROWS];
-#pragma unroll
-                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) { // past the end, the first one again: a branch would wait for its loads
-                    part[i] = turbo_load_packed(xi + (first + i*step < ne01 ? first + i*step : first)*s01, j);
-                }
-#pragma unroll
-                for (int i = 0; i < TURBO_CONVERT_ROWS; ++i) {
-                    if (first + i*step < ne01) { turbo_decode_eighth(part[i], j, yi + (first + i*step)*nb_row*QK_TURBO); }
-                }
-            }
-        }
-    }
-}
-
-template <typename block_t, typename dst_t>
-static void turbo_convert_cuda(const void * x, dst_t * y, const int64_t ne00, const int64_t ne01, const int64_t ne02,
-        const int64_t ne03, const int64_t s01, const int64_t s02, const int64_t s03, cudaStream_t stream) {
-    const int64_t nb_row = ne00/QK_TURBO;
-    if (nb_row == 0 || ne01 == 0 || ne02 == 0 || ne03 == 0) {
-        return;
-    }
-    const int64_t limit   = 65535; // of a grid in y and z
-    const int64_t across  = nb_row < TURBO_CONVERT_THREADS/8 ? nb_row : TURBO_CONVERT_THREADS/8;
-    const int64_t rows    = TURBO_CONVERT_THREADS/8/across;
-    const int64_t in_rows = (ne01 + rows*TURBO_CONVERT_ROWS - 1)/(rows*TURBO_CONVERT_ROWS);
-    const dim3 threads((unsigned) (8*across), (unsigned) rows, 1);
-    const dim3 grid((unsigned) ((nb_row + across - 1)/across), (unsigned) (ne02 < limit ? ne02 : limit),
-                    (unsigned) (in_rows < limit ? in_rows : limit));
-    k_convert_turbo<block_t, dst_t><<<grid, threads, 0, stream>>>((const block_t *) x, y, nb_row, ne01, ne02, ne03, s01, s02, s03);
-}
-
-// bfloat16 goes under its own name here
-template <typename T> struct turbo_dst              { typedef turbo_bf16 type; };
-template <>           struct turbo_dst<half>        { typedef half       type; };
-template <>           struct turbo_dst<float>       { typedef float      type; };
-
-// to_t_nc_cuda_t and to_t_cuda_t of convert.cuh
-template <typename block_t, typename dst_t>
-static void convert_turbo_cuda(const void * x, dst_t * y, int64_t ne00, int64_t ne01, int64_t ne02, int64_t ne03,
-        int64_t s01, int64_t s02, int64_t s03, cudaStream_t stream) {
-    typedef typename turbo_dst<dst_t>::type store_t;
-    static_assert(sizeof(store_t) == sizeof(dst_t), "float, half or bfloat16");
-    turbo_convert_cuda<block_t>(x, (store_t *) y, ne00, ne01, ne02, ne03, s01, s02, s03, stream);
-}
-
-template <typename block_t, typename dst_t>
-static void convert_turbo_cont_cuda(const void * x, dst_t * y, int64_t k, cudaStream_t stream) {
-    convert_turbo_cuda<block_t>(x, y, QK_TURBO, k/QK_TURBO, 1, 1, 1, 0, 0, stream); // a block is a row
 }

@@ -222,12 +222,12 @@ template <typename block_t> struct turbo_encode_shared {
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table< 8> &) { return (const uint4 *) &turbo3_search_device; }
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table<16> &) { return (const uint4 *) &turbo4_search_device; }
 
-// Does not depend on the input, so it can be done while the kernel before still runs. turbo_encode waits for it.
-template <typename block_t> static __device__ __forceinline__ void turbo_encode_prepare(turbo_encode_shared<block_t> & s) {
+// By n threads. Does not depend on the input, so it can be done while the kernel before still runs. turbo_encode waits for it.
+template <typename block_t> static __device__ __forceinline__ void turbo_encode_prepare(turbo_encode_shared<block_t> & s, int thread = threadIdx.x, int n = blockDim.x) {
     constexpr int COUNT = sizeof(s.table)/sizeof(uint4);
     const uint4 * from = turbo_search_of(s.table);
     uint4       * to   = (uint4 *) &s.table;
-    for (int i = threadIdx.x; i < COUNT; i += blockDim.x) {
+    for (int i = thread; i < COUNT; i += n) {
 #ifdef TURBO_ASYNC_COPY
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((uint32_t) __cvta_generic_to_shared(to + i)), "l"(from + i) : "memory");
 #else
@@ -299,9 +299,13 @@ static __device__ __forceinline__ void turbo_write_codes(block_turbo4 * y, int l
     y->qs[lane] = (uint8_t) (code0 | code1 << 4);
 }
 
-// Encodes the block y. Thread `lane` of a team's first warp brings values lane (x0) and 32 + lane (x1). All threads of the CTA
-// must come here, for there are barriers inside.
-template <int TEAM, typename block_t>
+// The barriers inside of turbo_encode: all threads of the CTA must come there.
+struct turbo_all_threads {
+    static __device__ __forceinline__ void wait() { __syncthreads(); }
+};
+
+// Encodes the block y. Thread `lane` of a team's first warp brings values lane (x0) and 32 + lane (x1).
+template <int TEAM, typename barrier_t = turbo_all_threads, typename block_t>
 static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t> & s, float x0, float x1, block_t * y) {
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
     constexpr int SHARE  = QK_TURBO/TEAM;
@@ -323,7 +327,7 @@ static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t>
         value[lane + TURBO_LANES] = q1;
     }
     turbo_encode_wait();
-    __syncthreads(); // for the table, too
+    barrier_t::wait(); // for the table, too
 
     const uint32_t * columns = s.table.cell[0];
     turbo_sums sums = { 0, 0 };
@@ -336,7 +340,7 @@ static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t>
         if (warp > 0) {
             s.sums[team][warp - 1][lane] = sums;
         }
-        __syncthreads();
+        barrier_t::wait();
         if (warp > 0) {
             return;
         }

@@ -78,10 +78,12 @@ static __global__ void __launch_bounds__(TURBO_TEAMS*TURBO_LANES) k_cpy_f32_turb
     turbo_encode<1>(shared, *(const float *) x, *(const float *) (x + TURBO_LANES*nb), (block_t *) y);
 }
 
+constexpr int DECODE_THREADS = 256;
+
 template <typename block_t>
-static __global__ void __launch_bounds__(TURBO_CONVERT_THREADS) k_cpy_turbo_f32(
+static __global__ void __launch_bounds__(DECODE_THREADS) k_cpy_turbo_f32(
         const char * src, char * dst, const turbo_layout ls, const turbo_layout ld, const int64_t n_blocks) {
-    const int64_t i = (int64_t) blockIdx.x*(TURBO_CONVERT_THREADS/8) + threadIdx.x/8;
+    const int64_t i = (int64_t) blockIdx.x*(DECODE_THREADS/8) + threadIdx.x/8;
     if (i >= n_blocks) {
         return;
     }
@@ -96,13 +98,13 @@ static void cpy_turbo_cuda(const ggml_tensor * src0, ggml_tensor * src1, cudaStr
     const turbo_layout ld = turbo_layout_of(src1);
     const int64_t n_blocks = ggml_nelements(src0)/QK_TURBO;
     const bool    encode   = src0->type == GGML_TYPE_F32;
-    const int64_t per_cta  = encode ? TURBO_TEAMS : TURBO_CONVERT_THREADS/8;
+    const int64_t per_cta  = encode ? TURBO_TEAMS : DECODE_THREADS/8;
     const int64_t n_ctas   = (n_blocks + per_cta - 1)/per_cta;
     GGML_ASSERT(n_ctas <= INT_MAX);
     if (n_ctas == 0) {
         return;
     }
-    const dim3 threads(encode ? TURBO_TEAMS*TURBO_LANES : TURBO_CONVERT_THREADS, 1, 1);
+    const dim3 threads(encode ? TURBO_TEAMS*TURBO_LANES : DECODE_THREADS, 1, 1);
     const ggml_cuda_kernel_launch_params launch_params(dim3((unsigned) n_ctas, 1, 1), threads, 0, stream);
     const char * x = (const char *) src0->data;
     char       * y = (char *) src1->data;

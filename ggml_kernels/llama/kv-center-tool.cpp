@@ -197,6 +197,7 @@ int main(int argc, char ** argv) {
     params.warmup            = false;
     params.cache_type_k      = GGML_TYPE_F16;
     params.cache_type_v      = GGML_TYPE_F16;
+    params.kv_types          = "";
     params.kv_center         = "";
     params.n_parallel        = 1;
     params.n_batch           = params.n_ubatch;

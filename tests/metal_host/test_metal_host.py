@@ -6,30 +6,23 @@ Apple hardware.
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.clang import clang_for
 from tests.metal_host.msl_to_cpp import convert_folder
 from turbobench import stack
 from turbobench.paths import kernels_dir
 from turbobench.source import fetch, load_pin
 
-pytestmark = pytest.mark.build  # needs llama.cpp's own kernel files, though nothing of it is built
+pytestmark = [pytest.mark.metal, pytest.mark.build]  # needs llama.cpp's own kernel files, though nothing of it is built
 
 _HERE = Path(__file__).parent
 HEAD_SIZES = (64, 128, 256)  # as check_attention.cpp has them; all sizes would compile for minutes
 _OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
-
-
-def _version(clang: str) -> int:
-    said = subprocess.run([clang, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"clang version (\d+)", said)
-    return int(found.group(1)) if found else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +35,8 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def workshop() -> Workshop:
-    names = ("clang++", *(f"clang++-{version}" for version in range(30, _OLDEST_CLANG - 1, -1)))
-    for clang in filter(None, map(shutil.which, names)):
-        if _version(clang) >= _OLDEST_CLANG:
-            return Workshop(clang=clang, tree=stack.apply(fetch(load_pin())).path / "ggml" / "src")
-    pytest.skip(f"no clang++ of version {_OLDEST_CLANG} or newer on PATH: it compiles the Metal kernels as C++")
+    clang = clang_for("the Metal kernels as C++", _OLDEST_CLANG)
+    return Workshop(clang=clang, tree=stack.apply(fetch(load_pin())).path / "ggml" / "src")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import pytest
 
 from turbobench.errors import MeasurementError
 from turbobench.kvtypes import KVPair
+from turbobench.layer_types import LayerRun, LayerTypes
 from turbobench.programs import llama_bench
 from turbobench.programs.llama_bench import BenchRequest
 
@@ -66,6 +67,17 @@ def test_rows_of_another_cache_type_than_asked_are_refused(stdout: str) -> None:
     other = BenchRequest(pair=KVPair("turbo4", "q4_0"), n_depth=128, n_prompt=64, n_gen=4, repetitions=2, n_threads=2)
     with pytest.raises(MeasurementError, match="turbo4/q4_0 at depth 128 and reports q8_0/q4_0"):
         llama_bench.check_asked(llama_bench.parse(stdout), other)
+
+
+def test_a_policy_is_asked_for_without_types_and_reported_as_f16(stdout: str) -> None:
+    policy = LayerTypes("mine", "llama", 1, 64, (LayerRun(0, 0, 64, "turbo4", 64, "turbo3"),))
+    asked = replace(ASKED, pair=KVPair.by_layer(policy), kv_types=Path("mine.kv-types"))
+    argv = llama_bench.argv(Path("llama-bench"), Path("m.gguf"), asked)
+    assert "-ctk" not in argv
+    assert argv[argv.index("--kv-types") + 1] == "mine.kv-types"
+    llama_bench.check_asked(llama_bench.parse(stdout.replace('"q8_0"', '"f16"').replace('"q4_0"', '"f16"')), asked)
+    with pytest.raises(MeasurementError, match="policy:mine at depth 128 and reports q8_0/q4_0"):
+        llama_bench.check_asked(llama_bench.parse(stdout), asked)
 
 
 def test_a_missing_test_is_named(stdout: str) -> None:

@@ -24,8 +24,8 @@ _USUAL = Path("/opt/rocm")
 _DRIVER = Path("/sys/module/amdgpu/version")
 _ARCH = re.compile(r"gfx[0-9a-f]{3,4}")
 _FA_NOTE = (
-    "this build has no decode kernel of ours for AMD GPUs: turbo3, turbo4 and pairs of two types are converted to f16 "
-    "at every step, which is correct and slow; f16, q8_0 and q4_0 run llama.cpp's own kernels"
+    "AMD GPUs decode with llama.cpp's vec kernel, compiled for every pair of f16, q8_0, q5_0, q4_0, turbo4 and turbo3: "
+    "it reads the packed cache once for each query head; prompts convert the cache to f16"
 )
 _NEVER_RUN = "the HIP backend was never run on AMD hardware by turbobench's developers"
 

@@ -13,10 +13,6 @@ from turbobench.codec.tables import CODEBOOKS_PATH, CODEC_NAMES, codec
 from turbobench.paths import atomic_path, kernels_dir
 
 
-def _header_path() -> Path:
-    return kernels_dir() / "common" / emit.HEADER_NAME
-
-
 def _write(path: Path, data: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -24,12 +20,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _check() -> int:
-    path = _header_path()
-    made = emit.header().splitlines(keepends=True)
-    found = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    diff = list(difflib.unified_diff(found, made, str(path), "regenerated"))
-    sys.stdout.writelines(diff or [f"{path.name} is what the codebooks give\n"])
-    return 1 if diff else 0
+    differ = False
+    for name, text in emit.files().items():
+        path = kernels_dir() / name
+        found = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+        diff = list(difflib.unified_diff(found, text.splitlines(keepends=True), str(path), "regenerated"))
+        sys.stdout.writelines(diff or [f"{path.name} is what the codebooks give\n"])
+        differ |= bool(diff)
+    return int(differ)
 
 
 def _nmse(blocks: int) -> None:
@@ -42,14 +40,15 @@ def main() -> int:
     """Run one of the verbs; the exit code is 1 where `check` finds a difference."""
     parser = argparse.ArgumentParser(prog="python -m turbobench.codec", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("emit", help="write the C tables")
-    verbs.add_parser("check", help="exit 1 where the C tables are not what the codebooks give")
+    verbs.add_parser("emit", help="write the tables of C and of GLSL")
+    verbs.add_parser("check", help="exit 1 where these tables are not what the codebooks give")
     verbs.add_parser("golden", help="write the golden vectors").add_argument("path", type=Path)
     verbs.add_parser("nmse", help="NMSE on Gaussian blocks").add_argument("--blocks", type=int, default=16384)
     verbs.add_parser("train", help="train the codebooks and the search anew (minutes)")
     options = parser.parse_args()
     if options.verb == "emit":
-        _write(_header_path(), emit.header().encode())
+        for name, text in emit.files().items():
+            _write(kernels_dir() / name, text.encode())
     elif options.verb == "check":
         return _check()
     elif options.verb == "golden":

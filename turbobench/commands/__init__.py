@@ -11,7 +11,7 @@ import typer
 from turbobench.errors import Interrupted
 
 # In the order of the data flow, which is the order --help shows.
-_VERBS = ("doctor", "fetch", "apply", "build", "verify", "synth", "calibrate", "run", "report", "demo")
+_VERBS = ("doctor", "fetch", "apply", "build", "verify", "synth", "calibrate", "policy", "run", "report", "demo")
 
 
 def register(app: typer.Typer) -> None:

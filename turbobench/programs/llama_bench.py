@@ -24,7 +24,7 @@ class BenchRequest:
     """What one llama-bench process measures. `n_prompt` or `n_gen` 0 is no such test; `n_threads` None its default.
 
     `n_gpu_layers` is how many layers to put on the GPU, None for a build without one; `kv_center` the means of K that
-    a centred pair needs. The pair's `env` goes with the command line.
+    a centred pair needs, `kv_types` the file of one with a policy. The pair's `env` goes with the command line.
     """
 
     pair: KVPair
@@ -36,6 +36,7 @@ class BenchRequest:
     n_ubatch: int = 512
     n_gpu_layers: int | None = None
     kv_center: Path | None = None
+    kv_types: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def argv(program: Path, model: Path, request: BenchRequest) -> list[str]:
         *("-m", str(model)),
         *("-o", "jsonl"),
         *("-fa", "1"),
-        *request.pair.argv(request.kv_center),
+        *request.pair.argv(request.kv_center, request.kv_types),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
         *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers))),
         *("-ub", str(request.n_ubatch)),
@@ -89,8 +90,10 @@ def check_asked(rows: Sequence[BenchRow], request: BenchRequest) -> None:
     missing = wanted - {row.test for row in rows}
     if missing:
         raise MeasurementError(f"llama-bench printed no row for {', '.join(sorted(missing))}", "its log says why")
+    # Of a policy it says only -ctk and -ctv, which are left out; the log has the types of the layers.
+    types = request.pair.types if request.pair.policy is None else ("f16", "f16")
     for row in rows:
-        if (row.pair.types, row.n_depth) != (request.pair.types, request.n_depth):
+        if (row.pair.types, row.n_depth) != (types, request.n_depth):
             raise MeasurementError(
                 f"llama-bench was asked for {request.pair} at depth {request.n_depth} "
                 f"and reports {row.pair} at depth {row.n_depth}",

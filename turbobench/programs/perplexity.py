@@ -52,7 +52,7 @@ class PplRequest:
     """What one llama-perplexity process measures. `n_ubatch=1` takes the decode path; `n_threads` None its default.
 
     `n_gpu_layers` is how many layers to put on the GPU, None for a build without one; `kv_center` the means of K that
-    a centred pair needs. The pair's `env` goes with the command line.
+    a centred pair needs, `kv_types` the file of one with a policy. The pair's `env` goes with the command line.
     """
 
     pair: KVPair
@@ -62,6 +62,7 @@ class PplRequest:
     n_ubatch: int = 512
     n_gpu_layers: int | None = None
     kv_center: Path | None = None
+    kv_types: Path | None = None
     flash_attn: bool = True
 
 
@@ -225,7 +226,7 @@ def _common(program: Path, model: Path, request: PplRequest) -> list[str]:
         # One sequence at a time: the KV buffer in the log is that of n_ctx, and base and comparison batch alike.
         *("-b", str(min(_BATCH, request.n_ctx)), "-ub", str(min(request.n_ubatch, request.n_ctx))),
         *("-fa", "on" if request.flash_attn else "off"),
-        *request.pair.argv(request.kv_center),
+        *request.pair.argv(request.kv_center, request.kv_types),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
         # Fitting would load the model once more, without memory, and log a context that nothing runs in.
         *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers), "-fit", "off")),

@@ -25,6 +25,7 @@ class ServerRequest:
     n_threads: int | None = None
     n_gpu_layers: int | None = None
     kv_center: Path | None = None
+    kv_types: Path | None = None
 
 
 def argv(program: Path, model: Path, request: ServerRequest) -> list[str]:
@@ -34,7 +35,7 @@ def argv(program: Path, model: Path, request: ServerRequest) -> list[str]:
         *("-m", str(model)),
         *("-c", str(request.n_ctx), "-np", "1", "--host", _HOST),
         *("-fa", "on"),
-        *request.pair.argv(request.kv_center),
+        *request.pair.argv(request.kv_center, request.kv_types),
         *(() if request.n_threads is None else ("-t", str(request.n_threads))),
         *(() if request.n_gpu_layers is None else ("-ngl", str(request.n_gpu_layers), "-fit", "off")),
         *("--no-webui", "-lv", "4"),

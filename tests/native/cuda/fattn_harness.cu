@@ -5,11 +5,9 @@
 
 #include <cstdint>
 
-#define ggml_half uint16_t
-#include "turbo-blocks.h"
-#define TURBO_TABLE(type, name) static __device__ const type name
-#include "turbo-tables.h"
+#include <cuda_fp16.h>
 
+#define ggml_half uint16_t
 #include "fattn-decode-kernel.cuh"
 
 #include <algorithm>
@@ -24,7 +22,6 @@
 #define CHECK(x) do { cudaError_t e_ = (x); if (e_ != cudaSuccess) { printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(1); } } while (0)
 
 static std::mt19937 rng(1);
-static int8_t book3[8][8], book4[8][16];
 static int failures = 0;
 
 static float half_to_float(const uint8_t * p) { half x; memcpy(&x, p, 2); return __half2float(x); }
@@ -66,9 +63,9 @@ template <typename L> static double value(const uint8_t * row, int i) {
     if (std::is_same_v<L, load_q8_0>) { return d*(int8_t) b[2 + j]; }
     if (std::is_same_v<L, load_q4_0>) { return d*((j < 16 ? b[2 + j] & 15 : b[2 + j - 16] >> 4) - 8); }
     if (std::is_same_v<L, load_q5_0>) { return d*(((j < 16 ? b[6 + j] & 15 : b[6 + j - 16] >> 4) | (b[2 + j/8] >> j%8 & 1) << 4) - 16); }
-    if (std::is_same_v<L, load_turbo4>) { return d/128*book4[bits & 7][j < 32 ? b[2 + j] & 15 : b[2 + j - 32] >> 4]; }
+    if (std::is_same_v<L, load_turbo4>) { return d/128*kvalues_turbo4[bits & 7][j < 32 ? b[2 + j] & 15 : b[2 + j - 32] >> 4]; }
     const int c = j/16, high = b[18 + (k & 7)] >> (4*(c >> 1) + 2*(k >> 3) + (c & 1)) & 1;
-    return d/128*book3[bits & 7][(b[2 + k] >> 2*c & 3) | high << 2];
+    return d/128*kvalues_turbo3[bits & 7][(b[2 + k] >> 2*c & 3) | high << 2];
 }
 
 // ---- one case ------------------------------------------------------------------------------------------------------------
@@ -275,8 +272,6 @@ template <int D, typename LK, typename LV, int HEADS> static void time_pair(int 
 
 int main(int argc, char ** argv) {
     const char * only = argc > 1 ? argv[1] : "";
-    CHECK(cudaMemcpyFromSymbol(book3, kvalues_turbo3, sizeof(book3)));
-    CHECK(cudaMemcpyFromSymbol(book4, kvalues_turbo4, sizeof(book4)));
     if (!strcmp(only, "profile")) {
         time_pair<128, load_turbo3, load_turbo3, 8>(8, 4, 1);
         return 0;

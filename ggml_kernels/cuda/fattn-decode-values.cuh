@@ -1,0 +1,163 @@
+#pragma once
+
+// O^T += V^T P: a warp's output, the maximum and the sum of its weights.
+
+#include "fattn-decode-loaders.cuh"
+#include "fattn-decode-params.cuh"
+
+template <int D, typename LV> struct value_traits {
+    // a block of V that covers all rows of a fragment lends its scale to P; smaller blocks are scaled value by value
+    static constexpr bool SCALE_P = false;
+    static constexpr int  SCALES  = 1;
+};
+template <int D> struct value_traits<D, load_turbo4> { static constexpr bool SCALE_P = true; static constexpr int SCALES = D/64; };
+template <int D> struct value_traits<D, load_turbo3> { static constexpr bool SCALE_P = true; static constexpr int SCALES = D/64; };
+
+template <int D, typename LV>
+struct output {
+    static constexpr int SCALES = value_traits<D, LV>::SCALES;
+
+    float o[D/16][4];
+    float sums[SCALES][4]; // of scaled P, by a product with ones: what the bias of V's bytes is multiplied by
+    float m[2], l[2];      // of columns 2t, 2t + 1
+
+    __device__ __forceinline__ void clear() {
+        m[0] = m[1] = FATTN_DECODE_LOWEST;
+        l[0] = l[1] = 0.0f;
+#pragma unroll
+        for (int b = 0; b < SCALES; ++b) { sums[b][0] = sums[b][1] = sums[b][2] = sums[b][3] = 0.0f; }
+#pragma unroll
+        for (int i = 0; i < D/16; ++i) { o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.0f; }
+    }
+
+    __device__ __forceinline__ void raise_max(float m0, float m1) {
+        if (!__any_sync(~0u, m0 > m[0] || m1 > m[1])) {
+            return;
+        }
+        const float f0 = exp2f(m[0] - m0), f1 = exp2f(m[1] - m1);
+        m[0] = m0; m[1] = m1;
+        l[0] *= f0; l[1] *= f1;
+#pragma unroll
+        for (int b = 0; b < SCALES; ++b) { sums[b][0] *= f0; sums[b][1] *= f1; }
+#pragma unroll
+        for (int i = 0; i < D/16; ++i) { o[i][0] *= f0; o[i][1] *= f1; o[i][2] *= f0; o[i][3] *= f1; }
+    }
+};
+
+// P of the scores s of 16 positions of V, whose rows start at row, as fragments of B: halves, times V's scales where SCALE_P
+template <int D, typename LV>
+static __device__ __forceinline__ void weigh(uint32_t (&p)[value_traits<D, LV>::SCALES][2], output<D, LV> & out, const float (&s)[4], const char * row, int stride) {
+    constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
+    const int lane = threadIdx.x%32, g = lane/4;
+    float e[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        e[i] = exp2f(s[i] - out.m[i & 1]);
+        out.l[i & 1] += e[i];
+    }
+#pragma unroll
+    for (int b = 0; b < value_traits<D, LV>::SCALES; ++b) {
+        float d0 = 1.0f, d1 = 1.0f;
+        if constexpr (SCALE_P) {
+            d0 = block_scale<LV>(row + g*stride,       b);
+            d1 = block_scale<LV>(row + (g + 8)*stride, b);
+        }
+        p[b][0] = transpose_8x8(pack_half2(e[0]*d0, e[1]*d0));
+        p[b][1] = transpose_8x8(pack_half2(e[2]*d1, e[3]*d1));
+        if (SCALE_P) {
+            const uint32_t ones[4] = { 0x3c003c00, 0x3c003c00, 0x3c003c00, 0x3c003c00 };
+            mma_half(out.sums[b], ones, p[b][0], p[b][1]);
+        }
+    }
+}
+
+template <int D, typename LV, int NT>
+static __device__ __forceinline__ void add_halves(output<D, LV> (&out)[NT], const uint32_t (&p)[NT][1][2], const char * row, int stride) {
+    const int lane = threadIdx.x%32;
+    const char * v = row + (lane%8 + lane/16*8)*stride + (lane/8 & 1)*16;
+#pragma unroll
+    for (int i = 0; i < D/16; ++i) {
+        uint32_t a[4];
+        load_matrices_transposed(a, v + i*32);
+#pragma unroll
+        for (int n = 0; n < NT; ++n) { mma_half(out[n].o[i], a, p[n][0][0], p[n][0][1]); }
+    }
+}
+
+// Four bytes of each of four positions, x, to a fragment of A of halves: two of the values, the first or the second pair.
+// d: V's scales of positions 0 and 1, 2 and 3, where they are not in P.
+template <typename LV, bool SCALE_P>
+static __device__ __forceinline__ void interleave(uint32_t (&a)[4], const uint32_t (&x)[4][2], int w, int pair, const half2 (&d)[2]) {
+    const uint32_t y0 = byte_perm(x[0][w], x[1][w], pair ? 0x7362 : 0x5140); // v0[e], v1[e], v0[e+1], v1[e+1]
+    const uint32_t y1 = byte_perm(x[2][w], x[3][w], pair ? 0x7362 : 0x5140);
+    a[0] = byte_perm(y0, 0x64646464, 0x4140);
+    a[1] = byte_perm(y0, 0x64646464, 0x4342);
+    a[2] = byte_perm(y1, 0x64646464, 0x4140);
+    a[3] = byte_perm(y1, 0x64646464, 0x4342);
+    if constexpr (!SCALE_P) { // exact: small integers, then one rounding
+        const half2 unbias = __float2half2_rn(-(1024.0f + LV::BIAS));
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            half2 & h = *(half2 *) &a[r];
+            h = __hmul2(__hadd2(h, unbias), d[r/2]);
+        }
+    }
+}
+
+template <int D, typename LV, int NT>
+static __device__ __forceinline__ void add_codes(output<D, LV> (&out)[NT], const uint32_t (&p)[NT][value_traits<D, LV>::SCALES][2], const char * row, int stride, const uint32_t * books) {
+    constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
+    constexpr int  PARITY  = LV::row_bytes(D)%4 == 0 && LV::BLOCK == 64 ? 0 : -1;
+    const int lane = threadIdx.x%32, g = lane/4, t = lane%4;
+    const char * v0 = row + 2*t*stride;
+#pragma unroll
+    for (int i = 0; i < D/64; ++i) {
+        const int b = SCALE_P ? i : i*2 + (g >> 2), j = SCALE_P ? g : g & 3;
+        uint32_t x[4][2]; // positions 2t, 2t + 1, 2t + 8, 2t + 9
+        LV::template chunk<false>(v0,            PARITY, b, j, books, x[0][0], x[0][1]);
+        LV::template chunk<false>(v0 +   stride, PARITY, b, j, books, x[1][0], x[1][1]);
+        LV::template chunk<false>(v0 + 8*stride, PARITY, b, j, books, x[2][0], x[2][1]);
+        LV::template chunk<false>(v0 + 9*stride, PARITY, b, j, books, x[3][0], x[3][1]);
+        half2 d[2];
+        if constexpr (!SCALE_P) {
+            d[0] = __floats2half2_rn(block_scale<LV>(v0, b),            block_scale<LV>(v0 +   stride, b));
+            d[1] = __floats2half2_rn(block_scale<LV>(v0 + 8*stride, b), block_scale<LV>(v0 + 9*stride, b));
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            uint32_t a[4];
+            interleave<LV, SCALE_P>(a, x, k/2, k%2, d);
+#pragma unroll
+            for (int n = 0; n < NT; ++n) { mma_half(out[n].o[i*4 + k], a, p[n][SCALE_P ? i : 0][0], p[n][SCALE_P ? i : 0][1]); }
+        }
+    }
+}
+
+// out[n] += V^T of 16 positions, which start at row, times P of the scores s[n]
+template <int D, typename LV, int NT>
+static __device__ __forceinline__ void add_values(output<D, LV> (&out)[NT], const float (&s)[NT][4], const char * row, int stride, const uint32_t * books) {
+    uint32_t p[NT][value_traits<D, LV>::SCALES][2];
+#pragma unroll
+    for (int n = 0; n < NT; ++n) { weigh<D, LV>(p[n], out[n], s[n], row, stride); }
+    if constexpr (LV::HALF) { add_halves<D, LV, NT>(out, p, row, stride); }
+    else                    { add_codes <D, LV, NT>(out, p, row, stride, books); }
+}
+
+// put(index, value) for column j (of 2t, 2t + 1): this lane's of the D values
+template <int D, typename LV, typename F>
+static __device__ __forceinline__ void put_output(const output<D, LV> & out, int j, const F & put) {
+    const int g = threadIdx.x%32/4;
+#pragma unroll
+    for (int i = 0; i < D/16; ++i) {
+        if constexpr (LV::HALF) {
+            put(i*16 + g,     out.o[i][j]);
+            put(i*16 + g + 8, out.o[i][j + 2]);
+        } else {
+            constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
+            const int b = SCALE_P ? i/4 : i/4*2 + (g >> 2), k = SCALE_P ? g : g & 3, e = i%4*2;
+            const float bias = SCALE_P ? out.sums[SCALE_P ? i/4 : 0][j]*(1024.0f + LV::BIAS) : 0.0f;
+            put(LV::index(b, k, e),     (out.o[i][j]     - bias)*LV::UNIT);
+            put(LV::index(b, k, e + 1), (out.o[i][j + 2] - bias)*LV::UNIT);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+#pragma once
+
+// Attention of one token to a short context, with all that is ahead of it since the projections, in one launch. There the
+// cache costs little: what takes the time is launches, barriers, and code that runs for the first time. So
+//   - a block has one KV head and a run of positions, and makes its queries itself;
+//   - the block that has the token's own position makes and stores its rows of K and V as well, and only the warp that
+//     attends to that position waits for them;
+//   - some warps prepare these rows while the others fetch the cache;
+//   - warps combine in shared memory, and the block of a head that is done last combines the runs;
+//   - what could be done in two places is done in a loop, for the sake of less code.
+
+#include "attention-encode.cuh"
+#include "fattn-decode-kernel.cuh"
+#include "fattn-short-params.cuh"
+
+// ---- the token's own rows -----------------------------------------------------------------------------------------------
+
+template <typename L> struct short_encoder;
+template <> struct short_encoder<load_f16>    { typedef encode_half type; };
+template <> struct short_encoder<load_q8_0>   { typedef encode_block_32<block_q8_0, quantize_f32_q8_0_block> type; };
+template <> struct short_encoder<load_q5_0>   { typedef encode_block_32<block_q5_0, quantize_f32_q5_0_block> type; };
+template <> struct short_encoder<load_q4_0>   { typedef encode_block_32<block_q4_0, quantize_f32_q4_0_block> type; };
+template <> struct short_encoder<load_turbo4> { typedef encode_turbo<block_turbo4> type; };
+template <> struct short_encoder<load_turbo3> { typedef encode_turbo<block_turbo3> type; };
+
+// one for both, where they are the same
+template <typename LK, typename LV> struct short_encoders {
+    typename short_encoder<LK>::type k;
+    typename short_encoder<LV>::type v;
+    __device__ __forceinline__ void prepare(int thread, int n) { k.prepare(thread, n); v.prepare(thread, n); }
+};
+template <typename L> struct short_encoders<L, L> {
+    typename short_encoder<L>::type both;
+    __device__ __forceinline__ void prepare(int thread, int n) { both.prepare(thread, n); }
+};
+
+constexpr int SHORT_TEAM = TURBO_MAX_TEAM; // warps that encode 64 values
+
+struct short_team_barrier {
+    static __device__ __forceinline__ void wait() {
+        asm volatile("bar.sync %0, %1;" :: "r"(1 + (int) threadIdx.x/(SHORT_TEAM*32)), "n"(SHORT_TEAM*32) : "memory");
+    }
+};
+
+// 64 values to both the tile in shared memory and the cache; then arrives at `made`
+template <typename E>
+static __device__ __forceinline__ void store_run(E & encode, float * values, char * row, char * cache, uint64_t * made) {
+    constexpr int BYTES = ENCODE_RUN/E::BLOCK*sizeof(typename E::block);
+    const int lane = threadIdx.x%32;
+    const float x[2] = { values[lane], values[lane + 32] };
+    encode.template store<SHORT_TEAM, short_team_barrier>(x, (typename E::block *) row, values);
+    if (threadIdx.x/32%SHORT_TEAM == 0) {
+        __syncwarp();
+        for (int i = lane; i < BYTES/2; i += 32) { ((uint16_t *) cache)[i] = ((const uint16_t *) row)[i]; }
+        if (lane == 0) { barrier_arrive(made); }
+    }
+}
+
+static __device__ __forceinline__ int64_t position_of(const fattn_short_index & s) {
+    return s.data == nullptr ? -1 : s.is_64 ? *(const int64_t *) s.data : *(const int32_t *) s.data;
+}
+
+// warps that prepare rows; the others fetch
+template <int D> static __device__ __forceinline__ int short_preparers(int gqa) { return min(gqa + 2, fattn_short_warps(D)*3/4); }
+
+// Queries packed, K and V as floats: a row a warp. K and V by all blocks, for to know which one needs them takes a while.
+template <int D, typename LK>
+static __device__ __forceinline__ void short_prepare(const fattn_short_params & p, const warp_place & place, char * packed, float * rows, bool store) {
+    const fattn_decode_params & a = p.attention;
+#pragma unroll 1
+    for (int task = place.warp; task < a.gqa + (store ? 2 : 0); task += short_preparers<D>(a.gqa)) {
+        const int kind = max(task - a.gqa + 1, 0); // Q, K, V
+        const fattn_short_input in = p.input[kind]; // indexed reads of parameters are slow: once
+        const int head = kind == 0 ? place.head_kv*a.gqa + task : place.head_kv;
+        float x[D/32];
+        if (in.source.x) {
+            attention_values<D/32> values;
+#pragma unroll
+            for (int i = 0; i < D/32; ++i) { values.at[i] = row_index<D>(place.lane, i); }
+            values.prepare(in.source, head);
+            fattn_decode_wait_for_predecessor();
+            values.template load<true>(in.source, head, place.lane, x);
+            if (in.n_rot > 1) { hadamard<D>(x, place.lane, in.n_rot); }
+        } else {
+            fattn_decode_wait_for_predecessor();
+            load_row<D>(x, (const float *) (a.q + (int64_t) head*a.nbq2 + place.seq*a.nbq3), place.lane);
+        }
+        if (kind == 0) { query_of<D, LK>::pack(packed + task*packed_query_bytes(D), x, peak_of_row<D>(x), place.lane); }
+        else           { store_row<D>(rows + (kind - 1)*D, x, place.lane); }
+    }
+}
+
+// ---- tiles --------------------------------------------------------------------------------------------------------------
+
+// K or V of a head
+template <int D, typename L>
+struct short_operand {
+    static constexpr int ROW = L::row_bytes(D), COPIES = fattn_short_copied(ROW)/16, STRIDE = fattn_short_stride(ROW);
+
+    char * cache; // of the head's first position
+    int64_t nb;
+
+    __device__ __forceinline__ int shift() const { return fattn_short_shift(ROW) == 0 ? 0 : (int) ((uintptr_t) cache & 15); }
+
+    // positions from first on, by n threads; those past the end are zeros
+    __device__ __forceinline__ void load(char * tile, int first, int n_kv, int thread, int n) const {
+        const char * from = cache - shift();
+#pragma unroll 1
+        for (int i = thread; i < fattn_short_tile(D)*COPIES; i += n) {
+            const int r = i/COPIES, c = i%COPIES*16;
+            copy_or_clear(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, first + r < n_kv ? 16 : 0);
+        }
+    }
+};
+
+// of a block, in two stages in shared memory
+template <int D, typename LK, typename LV>
+struct short_tiles {
+    static constexpr int TILE = fattn_short_tile(D), SIZE = fattn_short_stage(D, LK::row_bytes(D), LV::row_bytes(D));
+
+    short_operand<D, LK> k;
+    short_operand<D, LV> v;
+    const char * mask; // of the query
+    char * stages;
+    int first, end;    // positions of the block
+    int fresh_k, fresh_v; // the positions that it makes, or -1
+
+    __device__ __forceinline__ char * of_k(int index)    const { return stages + index%2*SIZE; }
+    __device__ __forceinline__ char * of_v(int index)    const { return of_k(index) + TILE*short_operand<D, LK>::STRIDE; }
+    __device__ __forceinline__ char * of_mask(int index) const { return of_v(index) + TILE*short_operand<D, LV>::STRIDE; }
+    __device__ __forceinline__ int count()               const { return (end - first + TILE - 1)/TILE; }
+
+    __device__ __forceinline__ void load(int index, int n_kv, int thread, int n) const {
+        k.load(of_k(index), first + index*TILE, n_kv, thread, n);
+        v.load(of_v(index), first + index*TILE, n_kv, thread, n);
+    }
+
+    __device__ __forceinline__ void load_mask(int index, int n_kv, int thread, int n) const {
+        for (int i = thread; mask && i < TILE/2; i += n) {
+            const int at = first + index*TILE + 2*i;
+            copy_or_clear_4(of_mask(index) + 4*i, mask + (int64_t) 2*min(at, (n_kv - 1) & ~1), max(0, min(4, 2*(n_kv - at))));
+        }
+    }
+
+    __device__ __forceinline__ void set_fresh(int64_t position_k, int64_t position_v) {
+        fresh_k = position_k >= first && position_k < end ? (int) position_k : -1;
+        fresh_v = position_v >= first && position_v < end ? (int) position_v : -1;
+    }
+
+    // A row that is made goes into its tile, or, if that is not fetched yet, to the cache alone.
+    __device__ __forceinline__ bool is_here(int fresh) const { return fresh - first < 2*TILE; }
+
+    // whether this warp attends to a row that the block makes, in a tile that was fetched before
+    __device__ __forceinline__ bool awaits(int index, int warp) const {
+        const int at = first + index*TILE + warp*16;
+        return index < 2 && ((fresh_k >= at && fresh_k < at + 16) || (fresh_v >= at && fresh_v < at + 16));
+    }
+};
+
+// spare: room for rows whose tile is not here
+template <int D, typename LK, typename LV>
+static __device__ __forceinline__ void make_rows(const warp_place & place, const short_tiles<D, LK, LV> & tiles, short_encoders<LK, LV> & encoders,
+        float * rows, char * spare, uint64_t * made) {
+    constexpr int RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
+#pragma unroll 1
+    for (int task = place.warp/SHORT_TEAM; task < 2*RUNS; task += fattn_short_warps(D)/SHORT_TEAM) {
+        const bool is_k = task < RUNS;
+        const int  run  = is_k ? task : task - RUNS, bytes = run*(is_k ? LK::row_bytes(64) : LV::row_bytes(64));
+        const int  fresh = is_k ? tiles.fresh_k : tiles.fresh_v, at = fresh - tiles.first;
+        if (fresh < 0) { // another block's, if K and V are stored at different positions
+            if (place.warp%SHORT_TEAM == 0 && place.lane == 0) { barrier_arrive(made); }
+            continue;
+        }
+        const int  stride = is_k ? short_operand<D, LK>::STRIDE : short_operand<D, LV>::STRIDE;
+        char * row   = tiles.is_here(fresh) ? (is_k ? tiles.of_k(0) + tiles.k.shift() : tiles.of_v(0) + tiles.v.shift()) + at/TILE*SIZE + at%TILE*stride : spare;
+        char * cache = is_k ? tiles.k.cache + fresh*tiles.k.nb : tiles.v.cache + fresh*tiles.v.nb;
+        if (!tiles.is_here(fresh) && !is_k) { row += (LK::row_bytes(D) + 15)/16*16; }
+        if constexpr (std::is_same_v<LK, LV>) { store_run(encoders.both, rows + task*64, row + bytes, cache + bytes, made); }
+        else if (is_k)                        { store_run(encoders.k,    rows + task*64, row + bytes, cache + bytes, made); }
+        else                                  { store_run(encoders.v,    rows + task*64, row + bytes, cache + bytes, made); }
+    }
+}
+
+// ---- combining ----------------------------------------------------------------------------------------------------------
+
+// The parts of a row, in shared or global memory: of the warps of a block, or of the blocks of a head.
+struct short_parts {
+    const volatile float  * rows; // volatile: other blocks wrote them
+    const volatile float2 * meta; // maximum (log2 domain) and sum
+    int stride, meta_stride;
+    int n;                        // at most 32
+};
+
+// 64 values of the row, two in each lane, its maximum and its sum
+struct short_row {
+    float y[2], max, sum;
+};
+
+static __device__ __forceinline__ short_row combine_parts(const short_parts & parts, float sink) {
+    const int lane = threadIdx.x%32;
+    const volatile float2 * at = parts.meta + min(lane, parts.n - 1)*parts.meta_stride;
+    const float m = lane < parts.n ? at->x : FATTN_DECODE_LOWEST, l = lane < parts.n ? at->y : 0.0f;
+    short_row r = {};
+    r.max = max_of_warp(fmaxf(m, sink));
+    const float weight = exp2f(m - r.max);
+    r.sum = sum_of_warp(weight*l);
+    const volatile float * x = parts.rows + lane;
+#pragma unroll 4
+    for (int i = 0; i < parts.n; ++i, x += parts.stride) {
+        const float w = __shfl_sync(~0u, weight, i);
+        r.y[0] += w*x[0];
+        r.y[1] += w*x[32];
+    }
+    return r;
+}
+
+// whether this is the last block of its head; last: in shared memory
+static __device__ __forceinline__ bool is_last(const warp_place & place, unsigned * tickets, bool * last) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        unsigned * ticket = tickets + place.seq*gridDim.y + blockIdx.y;
+        *last = atomicAdd(ticket, 1) == gridDim.x - 1;
+        if (*last) { *ticket = 0; }
+    }
+    __syncthreads();
+    __threadfence();
+    return *last;
+}
+
+// parts: [warp][column] rows, then the maxima and sums
+template <int D, typename LV>
+static __device__ __forceinline__ void leave_parts(float * parts, const warp_place & place, const output<D, LV> & out) {
+    constexpr int STRIDE = fattn_short_part_stride(D);
+    float2 * meta = (float2 *) (parts + fattn_short_warps(D)*place.n_rows*STRIDE);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+        const float l = sum_of_columns(out.l[j]);
+        const int at = place.warp*place.n_rows + 2*place.t + j;
+        if (2*place.t + j < place.n_rows) {
+            put_output<D, LV>(out, j, [&](int i, float x) { parts[at*STRIDE + i] = x; });
+            if (place.g == 0) { meta[at] = make_float2(out.m[j], l); }
+        }
+    }
+}
+
+// First the warps' parts, then, if there are other blocks, theirs.
+template <int D>
+static __device__ __forceinline__ void combine(const fattn_decode_params & p, const warp_place & place, const float * parts, unsigned * tickets, bool * last) {
+    constexpr int STRIDE = fattn_short_part_stride(D), WARPS = fattn_short_warps(D);
+    const float2 * meta = (const float2 *) (parts + WARPS*place.n_rows*STRIDE);
+#pragma unroll 1
+    for (int pass = 0; ; ++pass) {
+        const bool whole = pass == 1 || p.n_splits == 1;
+#pragma unroll 1
+        for (int task = place.warp; task < place.n_rows*(D/64); task += WARPS) {
+            const int col = task/(D/64), first = task%(D/64)*64;
+            const int64_t head = (int64_t) place.seq*p.n_head + place.head_kv*p.gqa + col, part = head*p.n_splits;
+            const short_parts from = pass == 0 ? short_parts{ parts + col*STRIDE + first, meta + col, place.n_rows*STRIDE, place.n_rows, WARPS }
+                                               : short_parts{ p.part + part*D + first, p.meta + part, D, 1, p.n_splits };
+            const float sink = whole && p.sinks ? p.sinks[place.head_kv*p.gqa + col]*FATTN_DECODE_LOG2E : FATTN_DECODE_LOWEST;
+            short_row r = combine_parts(from, sink);
+            if (whole) {
+                finish_row(r.y, r.sum + (p.sinks ? exp2f(sink - r.max) : 0.0f), p.rotate_dst, place.lane);
+            } else if (first == 0) {
+                p.meta[part + place.split] = make_float2(r.max, r.sum); // by all lanes, the same
+            }
+            float * to = (whole ? p.dst + head*D : p.part + (part + place.split)*D) + first + place.lane;
+            to[0]  = r.y[0];
+            to[32] = r.y[1];
+        }
+        if (whole || !is_last(place, tickets, last)) {
+            return;
+        }
+    }
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------------------------------
+
+// grid (runs of positions, KV heads, sequences)
+template <int D, typename LK, typename LV>
+__global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const __grid_constant__ fattn_short_params p) {
+    constexpr int TILE = fattn_short_tile(D), STRIDE_K = short_operand<D, LK>::STRIDE, STRIDE_V = short_operand<D, LV>::STRIDE;
+    const fattn_decode_params & a = p.attention;
+    const warp_place place(a);
+
+    extern __shared__ __align__(128) char smem[];
+    short_encoders<LK, LV> & encoders = *(short_encoders<LK, LV> *) smem;
+    char     * header  = smem + (sizeof(encoders) + 127)/128*128;
+    uint32_t * books_k = (uint32_t *) header, * books_v = (uint32_t *) (header + 128);
+    uint64_t * made    = (uint64_t *) (header + 256);
+    char     * packed  = header + FATTN_SHORT_BOOKS;
+    float    * rows    = (float *) (packed + (a.gqa*packed_query_bytes(D) + 15)/16*16);
+
+    short_tiles<D, LK, LV> tiles;
+    tiles.first  = place.split*p.run;
+    tiles.end    = min(tiles.first + p.run, a.n_kv);
+    tiles.stages = header + fattn_short_header(D, LK::row_bytes(D), LV::row_bytes(D), a.gqa);
+    tiles.mask   = a.mask && gridDim.z > 1 ? a.mask + place.seq%a.seq_m*a.nbm3 : a.mask;
+    tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, a.nbk1 };
+    tiles.v = { (char *) a.v + place.seq*a.nbv3 + place.head_kv*a.nbv2, a.nbv1 };
+    const bool store = p.input[1].source.x != nullptr;
+    const int64_t position_k = position_of(p.idx[0]), position_v = position_of(p.idx[1]); // looked at when they are here
+    if (!store) { fattn_decode_wait_for_predecessor(); } // for the rows it stored
+
+    const int n_tiles = tiles.count(), n_preparers = short_preparers<D>(a.gqa);
+    warp_columns<D, LK, 1> columns;
+    output<D, LV> out[1];
+    int fetched = 0;
+#pragma unroll 1
+    for (int i = 0; i < n_tiles; ++i) {
+        const int first = i == 0 ? n_preparers*32 : 0, thread = (int) threadIdx.x - first, n = (int) blockDim.x - first;
+        if (i == 0 && thread >= 0) {
+            if (store) { encoders.prepare(thread, n); }
+            if constexpr (!LK::HALF) { LK::fill_books(books_k, thread, true); }
+            if constexpr (!LV::HALF) { LV::fill_books(books_v, thread, false); }
+            if (thread == 0) { barrier_init(made, 2*(D/64)); }
+        }
+#pragma unroll 1
+        for (; fetched < min(i + 2, n_tiles) && thread >= 0; ++fetched) {
+            tiles.load(fetched, a.n_kv, thread, n);
+            fattn_decode_wait_for_predecessor(); // which may have made the mask
+            tiles.load_mask(fetched, a.n_kv, thread, n);
+        }
+        commit_copies();
+        if (i == 0) {
+            fetched = min(2, n_tiles); // for those who do not fetch
+            if (thread < 0) { short_prepare<D, LK>(p, place, packed, rows, store); }
+            wait_for_copies<0>();
+            __syncthreads();
+            tiles.set_fresh(position_k, position_v);
+            if (tiles.fresh_k >= 0 || tiles.fresh_v >= 0) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
+            columns.find_token_mask(a, place, place.warp*16 + place.g);
+            columns.take(a, place, packed);
+            out[0].clear();
+        } else if (n_tiles > 2) {
+            wait_for_copies<1>();
+            __syncthreads();
+        }
+        if (tiles.awaits(i, place.warp)) { barrier_wait(made, 0); }
+        add_tile<D, LK, LV, 1, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + place.warp*16*STRIDE_K, STRIDE_K,
+            tiles.of_v(i) + tiles.v.shift() + place.warp*16*STRIDE_V, STRIDE_V, (const half *) tiles.of_mask(i),
+            a.n_kv - tiles.first - i*TILE - place.warp*16 - place.g, books_k, books_v, a);
+        if (n_tiles > 2) { __syncthreads(); } // all have left it: the next but one may come
+    }
+    fattn_decode_let_successor_start();
+
+    __syncthreads(); // nobody reads the tiles any more
+    float * parts = (float *) tiles.stages;
+    leave_parts<D, LV>(parts, place, out[0]);
+    __syncthreads();
+    combine<D>(a, place, parts, p.tickets, (bool *) header);
+}

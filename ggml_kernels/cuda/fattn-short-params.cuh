@@ -1,0 +1,55 @@
+#pragma once
+
+// What the host tells fattn-short-kernel.cuh.
+
+#include "attention-source.cuh"
+#include "fattn-decode-params.cuh"
+
+struct fattn_short_input {
+    attention_source source; // x null: Q is where the op has it; K and V are in the cache
+    int n_rot;               // size of the Hadamard matrix; 1: none
+};
+
+// the position of the token in the cache
+struct fattn_short_index {
+    const void * data;
+    bool is_64; // int64, or int32
+};
+
+struct fattn_short_params {
+    fattn_decode_params attention; // n_q is 1
+    fattn_short_input   input[3];  // Q, K, V
+    fattn_short_index   idx[2];    // K, V; there, if input[1] is
+    int        run;                // positions of a block, a multiple of the tile
+    unsigned * tickets;            // [seq][KV head] blocks that are done; zero before and after
+};
+
+constexpr int FATTN_SHORT_MAX_SPLITS = 32; // a lane each
+
+static __host__ __device__ constexpr int fattn_short_warps(int d) { return d <= 128 ? 16 : 8; } // registers
+static __host__ __device__ constexpr int fattn_short_tile(int d)  { return fattn_short_warps(d)*16; }
+
+// The rows of one head start anywhere: what fills their first 16 bytes up, and their last, comes with them.
+static __host__ __device__ constexpr int fattn_short_shift(int row)  { return 16 - (row%16 == 0 ? 16 : row%8 == 0 ? 8 : row%4 == 0 ? 4 : 2); } // at most
+static __host__ __device__ constexpr int fattn_short_copied(int row) { return (fattn_short_shift(row) + row + 15)/16*16; }
+
+// of rows in shared memory: four words past a multiple of eight, so that eight rows lie in different banks
+static __host__ __device__ constexpr int fattn_short_stride(int row) { return (fattn_short_copied(row) + 15)/32*32 + 16; }
+
+static __host__ __device__ constexpr int fattn_short_stage(int d, int row_k, int row_v) {
+    return fattn_short_tile(d)*(fattn_short_stride(row_k) + fattn_short_stride(row_v) + 2); // and the mask
+}
+
+static __host__ __device__ constexpr int fattn_short_part_stride(int d) { return d + 4; } // floats, against bank conflicts
+
+constexpr int FATTN_SHORT_MAX_ENCODERS = 24*1024; // bytes, at the beginning of shared memory
+
+// after them books, a barrier, packed queries, K and V of the token as floats and as the cache has them; then the stages
+constexpr int FATTN_SHORT_BOOKS = 256 + 16;
+
+static __host__ __device__ constexpr int fattn_short_header(int d, int row_k, int row_v, int gqa) {
+    return FATTN_SHORT_BOOKS + (gqa*packed_query_bytes(d) + 15)/16*16 + 2*d*4 + (row_k + 15)/16*16 + (row_v + 15)/16*16;
+}
+
+// parts of the warps take the place of the tiles
+static __host__ __device__ constexpr int fattn_short_parts(int d, int gqa) { return fattn_short_warps(d)*gqa*(fattn_short_part_stride(d)*4 + 8); }

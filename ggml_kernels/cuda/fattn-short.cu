@@ -1,0 +1,128 @@
+#include "fattn-decode.cuh"
+
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) && __has_include("fattn-decode-pairs.h")
+
+#include "fattn-decode-plan.cuh"
+
+#include <map>
+#include <mutex>
+
+#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
+    void ggml_cuda_fattn_short_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan);
+#include "fattn-decode-pairs.h" // generated: the pairs that were compiled
+#undef FATTN_DECODE_PAIR
+
+static fattn_short_case_t fattn_short_case(ggml_type type_k, ggml_type type_v) {
+#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
+    if (type_k == GGML_TYPE_##TYPE_K && type_v == GGML_TYPE_##TYPE_V) { return ggml_cuda_fattn_short_##K##_##V; }
+#include "fattn-decode-pairs.h"
+#undef FATTN_DECODE_PAIR
+    return nullptr;
+}
+
+// Up to here fewer launches are worth more than how fast the cache is read.
+constexpr int MAX_POSITIONS = 16*1024;
+
+// Positions that a block should have at least: a tile of heads of 128.
+constexpr int MIN_RUN = 256;
+
+// whether copies of 16 bytes bring whole rows of a head, and nothing from past the tensor's end
+static bool can_copy(const ggml_tensor * t) {
+    const int row = ggml_row_size(t->type, t->ne[0]);
+    return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[3] % 16 == 0 && t->nb[2] % (16 - fattn_short_shift(row)) == 0 &&
+        (row % 16 == 0 || (t->nb[2] == (size_t) row && t->nb[1] >= t->ne[2]*t->nb[2]));
+}
+
+static bool is_input(const ggml_tensor * t) { return (t->view_src ? t->view_src : t)->op == GGML_OP_NONE; }
+
+// the layout; false if the device has not the shared memory for it
+static bool lay_out(int device, const ggml_tensor * dst, fattn_short_plan & plan) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2];
+    fattn_decode_params & a = plan.params.attention;
+    const int d = K->ne[0], tile = fattn_short_tile(d), heads = K->ne[2]*Q->ne[3], gqa = Q->ne[2]/K->ne[2];
+    const int row_k = ggml_row_size(K->type, d), row_v = ggml_row_size(V->type, d);
+    const int most  = std::max(1, std::min(FATTN_SHORT_MAX_SPLITS, ggml_cuda_info().devices[device].nsm/heads));
+    const int wanted = std::max(1, std::min<int>(most, (K->ne[1] + MIN_RUN - 1)/MIN_RUN));
+    plan.params.run = GGML_PAD((K->ne[1] + wanted - 1)/wanted, tile);
+    plan.head_size  = d;
+    plan.n_seq      = Q->ne[3];
+    a.n_splits = (K->ne[1] + plan.params.run - 1)/plan.params.run;
+    a.n_groups = K->ne[2];
+    const int stages = std::min(2, plan.params.run/tile)*fattn_short_stage(d, row_k, row_v);
+    plan.smem = FATTN_SHORT_MAX_ENCODERS + fattn_short_header(d, row_k, row_v, gqa) + std::max(stages, fattn_short_parts(d, gqa)) + 16; // as in fattn-decode.cu
+    return plan.smem <= (int) ggml_cuda_info().devices[device].smpbo;
+}
+
+bool ggml_cuda_fattn_short_supported(int device, const ggml_tensor * dst) {
+    const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2], * mask = dst->src[3];
+    if (Q->ne[1] != 1 || Q->ne[2]/K->ne[2] > 8 || K->ne[1] > MAX_POSITIONS || !ggml_cuda_fattn_decode_supported(device, dst)) {
+        return false;
+    }
+    fattn_short_plan plan = {};
+    return can_copy(K) && can_copy(V) && (!mask || ((uintptr_t) mask->data % 4 == 0 && mask->nb[3] % 4 == 0)) && lay_out(device, dst, plan);
+}
+
+// whether `rows` stores the one token there is in t, which is the cache from its first position on
+static bool stores_token(const ggml_cuda_attention_rows & rows, const ggml_tensor * t) {
+    const ggml_tensor * set_rows = rows.set_rows, * idx = set_rows->src[1];
+    return set_rows->data == t->data && set_rows->type == t->type && set_rows->nb[1] == t->nb[1] && t->nb[2] == ggml_row_size(t->type, t->ne[0]) &&
+        set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && is_input(idx);
+}
+
+bool ggml_cuda_fattn_short_takes(const ggml_tensor * dst, const ggml_cuda_attention_rows & k, const ggml_cuda_attention_rows & v) {
+    return stores_token(k, dst->src[1]) && stores_token(v, dst->src[2]);
+}
+
+// One for each stream, for the blocks of one launch at a time. They leave their tickets at zero.
+static unsigned * tickets_of(cudaStream_t stream, int n) {
+    static std::mutex mutex;
+    static std::map<std::pair<int, cudaStream_t>, std::pair<unsigned *, int>> all;
+    std::lock_guard<std::mutex> lock(mutex);
+    auto & mine = all[{ ggml_cuda_get_device(), stream }];
+    if (mine.second < n) { // not through a stream that may be capturing; what was there may still be in use
+        cudaStream_t other;
+        CUDA_CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+        CUDA_CHECK(cudaMalloc((void **) &mine.first, n*sizeof(unsigned)));
+        CUDA_CHECK(cudaMemsetAsync(mine.first, 0, n*sizeof(unsigned), other));
+        CUDA_CHECK(cudaStreamSynchronize(other));
+        CUDA_CHECK(cudaStreamDestroy(other));
+        mine.second = n;
+    }
+    return mine.first;
+}
+
+static fattn_short_index index_of(const ggml_cuda_attention_rows & rows) {
+    return { rows.set_rows->src[1]->data, rows.set_rows->src[1]->type == GGML_TYPE_I64 };
+}
+
+static fattn_short_input input_of(const ggml_cuda_attention_chain & chain, int head_size) {
+    return { ggml_cuda_attention_make_source(chain, head_size), ggml_cuda_attention_rotation_size(chain) };
+}
+
+void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const fattn_decode_params & attention, const ggml_cuda_fattn_decode_fusion & fusion) {
+    const ggml_tensor * K = dst->src[1], * V = dst->src[2], * mask = dst->src[3];
+    fattn_short_plan plan = {};
+    plan.params.attention = attention;
+    GGML_ASSERT(lay_out(ggml_cuda_get_device(), dst, plan));
+    if (mask) {
+        plan.params.attention.mask  = (const char *) mask->data;
+        plan.params.attention.nbm3  = mask->nb[3];
+    }
+    if (fusion.q) { plan.params.input[0] = input_of(*fusion.q, K->ne[0]); }
+    if (fusion.k) {
+        plan.params.input[1] = input_of(fusion.k->chain, K->ne[0]);
+        plan.params.input[2] = input_of(fusion.v->chain, V->ne[0]);
+        plan.params.idx[0]   = index_of(*fusion.k);
+        plan.params.idx[1]   = index_of(*fusion.v);
+    }
+    plan.params.tickets = tickets_of(ctx.stream(), plan.n_seq*K->ne[2]);
+    fattn_short_case(K->type, V->type)(ctx, plan);
+}
+
+#else
+
+bool ggml_cuda_fattn_short_supported(int, const ggml_tensor *) { return false; }
+
+bool ggml_cuda_fattn_short_takes(const ggml_tensor *, const ggml_cuda_attention_rows &, const ggml_cuda_attention_rows &) { return false; }
+
+#endif

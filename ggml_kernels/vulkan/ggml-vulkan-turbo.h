@@ -1,0 +1,43 @@
+#pragma once
+
+// turbo3 and turbo4 in the Vulkan backend: what ggml-vulkan.cpp asks about them, and the list of their pipelines. They are
+// cache types, so there is no arithmetic for them but attention.
+
+#include "ggml.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+static inline bool ggml_vk_is_turbo(ggml_type type) {
+    return type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4;
+}
+
+// Shared memory of turbo_entries.glsl in attention.
+static inline uint32_t ggml_vk_turbo_shmem(ggml_type k_type, ggml_type v_type, uint32_t float_type_size) {
+    return (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type) ? 192 : 1) * float_type_size;
+}
+
+// Whether many queries read the cache from an f16 copy where upstream's types are read in place: coopmat2 unpacks a value for
+// each tile of queries of each head anew, which costs more for these types than one pass over the cache. The opposite can be
+// asked for, to be measured.
+static inline bool ggml_vk_turbo_unpack_first(ggml_type k_type, ggml_type v_type) {
+    static const bool in_place = getenv("GGML_VK_FA_TURBO_IN_PLACE") != nullptr;
+    return (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type)) && !in_place;
+}
+
+// Workgroups of copy_to_turbo.comp, which encode block after block: enough to fill a large GPU, and no more, for each
+// begins with loading the tables of the search.
+static inline uint32_t ggml_vk_turbo_encode_workgroups(int64_t ne) {
+    return (uint32_t) std::min<int64_t>(ne / ggml_blck_size(GGML_TYPE_TURBO4), 4096);
+}
+
+// Inside of ggml_vk_load_shaders.
+#define GGML_VK_CREATE_TURBO_PIPELINES(TYPE, name) \
+    ggml_vk_create_pipeline(device, device->pipeline_set_rows_i32[0][TYPE], "set_rows_f32_" #name "_i32", set_rows_f32_ ## name ## _i32_len, set_rows_f32_ ## name ## _i32_data, "main", 3, sizeof(vk_op_binary_push_constants), {1, 1, 1}, {1}, 1, true); \
+    ggml_vk_create_pipeline(device, device->pipeline_set_rows_i64[0][TYPE], "set_rows_f32_" #name "_i64", set_rows_f32_ ## name ## _i64_len, set_rows_f32_ ## name ## _i64_data, "main", 3, sizeof(vk_op_binary_push_constants), {1, 1, 1}, {1}, 1, true); \
+    ggml_vk_create_pipeline(device, device->pipeline_cpy_f32_quant[TYPE], "cpy_f32_" #name, cpy_f32_ ## name ## _len, cpy_f32_ ## name ## _data, "main", 2, sizeof(vk_op_unary_push_constants), {1, 1, 1}, {}, 1); \
+    ggml_vk_create_pipeline(device, device->pipeline_cpy_quant_f32[TYPE], "cpy_" #name "_f32", cpy_ ## name ## _f32_len, cpy_ ## name ## _f32_data, "main", 2, sizeof(vk_op_unary_push_constants), {(uint32_t) ggml_blck_size(TYPE), 1, 1}, {}, 1); \
+    ggml_vk_create_pipeline(device, device->pipeline_get_rows[TYPE], "get_rows_" #name, get_rows_ ## name ## _len, get_rows_ ## name ## _data, "main", 3, sizeof(vk_op_binary_push_constants), {1024, 1, 1}, {}, 1); \
+    ggml_vk_create_pipeline(device, device->pipeline_get_rows_f32[TYPE], "get_rows_" #name "_f32", get_rows_ ## name ## _f32_len, get_rows_ ## name ## _f32_data, "main", 3, sizeof(vk_op_binary_push_constants), {1024, 1, 1}, {}, 1); \
+    ggml_vk_create_pipeline(device, device->pipeline_dequant_transpose[TYPE], "dequant_" #name "_transpose", dequant_ ## name ## _transpose_len, dequant_ ## name ## _transpose_data, "main", 2, 5 * sizeof(uint32_t), {256 * 16, 1, 1}, {}, 1);

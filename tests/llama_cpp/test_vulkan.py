@@ -1,0 +1,126 @@
+"""The Vulkan backend's turbo3 and turbo4 on lavapipe: the reference's bytes and floats, ggml's own tests, no complaint.
+
+Each case of attention compiles shaders for its types and sizes, which takes lavapipe seconds. So decode runs every pair
+with a turbo type at one head size, and one pair runs the other sizes and paths.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.llama_cpp import lavapipe
+from tests.llama_cpp.lavapipe import Lavapipe
+from turbobench import stack
+from turbobench.backends import vulkan as backend
+from turbobench.build import Build
+from turbobench.codec.block import dequantize, quantize
+from turbobench.codec.golden import extreme_blocks, random_blocks
+from turbobench.codec.tables import CODEC_NAMES, CodecName, codec
+from turbobench.source import fetch, load_pin
+
+_ROWS = Path(__file__).parents[1] / "native" / "device_rows.cpp"
+_ANY = "(f16|q8_0|q5_0|q4_0|turbo4|turbo3)"
+_MIXED = "type_K=turbo4,type_V=turbo3"
+
+
+@pytest.fixture(scope="session")
+def vulkan(cpu_build: Build) -> Lavapipe:
+    return lavapipe.build(stack.apply(fetch(load_pin())), lavapipe.tools())
+
+
+def test_a_build_takes_these_tools(vulkan: Lavapipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VULKAN_SDK", str(vulkan.tools.sdk))
+    assert backend.unavailable() is None
+    found = backend.device_compiler()
+    assert found is not None
+    assert f"-DVulkan_GLSLC_EXECUTABLE={vulkan.tools.sdk / 'bin' / 'glslc'}" in found.cmake_flags
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_a_cache_holds_the_bytes_and_gives_the_floats_of_the_reference(
+    vulkan: Lavapipe, cpu_build: Build, name: CodecName, tmp_path: Path
+) -> None:
+    x = np.concatenate([random_blocks(5000, seed=7), extreme_blocks()])
+    x = x[: len(x) // 4 * 4]
+    program = lavapipe.compile_program(_ROWS, cpu_build, tmp_path / "device_rows")
+    (tmp_path / "in").write_bytes(x.tobytes())
+    ended, output = vulkan.run(program, "Vulkan0", name, str(tmp_path / "in"), str(tmp_path / "out"))
+    assert ended.ok, output[-2000:]
+    _check_silent(output)
+    blocks, floats = _parts((tmp_path / "out").read_bytes(), len(x), codec(name).block_bytes)
+    ours = quantize(codec(name), x)
+    by_set_rows = blocks[0].reshape(len(x) // 4, -1)[::-1].reshape(ours.shape)
+    np.testing.assert_array_equal(by_set_rows, ours)
+    np.testing.assert_array_equal(blocks[1], ours)
+    for made in floats:
+        np.testing.assert_array_equal(made, dequantize(codec(name), ours).view(np.uint32))
+
+
+@pytest.mark.parametrize("op", ["SET_ROWS", "CPY", "GET_ROWS"])
+def test_cache_ops_equal_the_cpu(vulkan: Lavapipe, cpu_build: Build, op: str) -> None:
+    _check_ops(vulkan, cpu_build, op, "type_.*turbo|type=turbo.*m=5", at_least=2)
+
+
+def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    pairs = f"(type_K={_ANY},type_V=turbo[34]|type_K=turbo[34],type_V={_ANY})"
+    _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"hsk=64,.*kv=259,nb=1,.*{pairs}", at_least=20)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        f"hsk=(128|192|256),.*kv=259,nb=40,.*{_MIXED}",
+        "hsk=128,.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
+        "hsk=128,.*nr23=.4,1.,kv=512,nb=1,.*sinks=1,max_bias=8.*turbo3",  # queries of a group of heads together
+    ],
+    ids=["head-sizes", "as-f16", "grouped"],
+)
+def test_attention_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build, case: str) -> None:
+    _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"{case}.*", at_least=1)
+
+
+def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    pattern = f"head_size=64,.*n_tokens=(1|70),.*{_MIXED}"
+    _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2)
+
+
+def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_build: Build) -> None:
+    _check_ops(
+        vulkan,
+        cpu_build,
+        "FLASH_ATTN_EXT",
+        f"hsk=64,.*kv=259,nb=(1|40),.*{_MIXED}",
+        at_least=2,
+        env={"GGML_VK_DISABLE_F16": "1"},
+    )
+
+
+def _check_ops(
+    vulkan: Lavapipe, cpu: Build, op: str, pattern: str, *, at_least: int, env: dict[str, str] | None = None
+) -> None:
+    arguments = ("test", "-b", "Vulkan0", "-o", op, "-p", pattern)
+    ended, output = vulkan.run(cpu.program("test-backend-ops"), *arguments, env=env)
+    assert ended.ok, output[-4000:]
+    counts = re.findall(r"(\d+)/(\d+) tests passed", output)
+    assert [passed for passed, _ in counts] == [run for _, run in counts]
+    assert sum(int(run) for _, run in counts) >= at_least, output[-2000:]
+    assert "not supported" not in output
+    _check_silent(output)
+
+
+def _check_silent(output: str) -> None:
+    """Let nothing pass of which the validation layers complain."""
+    complaints = [line for line in output.splitlines() if "Validation" in line or "VUID" in line]
+    assert not complaints, complaints[:5]
+
+
+def _parts(data: bytes, n: int, block_bytes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]:
+    """Return the output of device_rows: blocks [2, n, bytes] and the bits of floats [2, n, 64]."""
+    raw = np.frombuffer(data, np.uint8)
+    split = 2 * n * block_bytes
+    return raw[:split].reshape(2, n, block_bytes), raw[split:].view(np.uint32).reshape(2, n, 64)
