@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         _swapped_in_cuda("ggml-cuda"),
     ),
     "hip": (
-        _one_off("turbo4", "ggml-hip", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in attention"),
+        _one_off("turbo4", "ggml-hip", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in prompts"),
         _swapped_in_cuda("ggml-hip"),
     ),
     "vulkan": (
