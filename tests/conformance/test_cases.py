@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from turbobench import backends
@@ -10,7 +12,9 @@ from turbobench.conformance.faults import FAULTS
 from turbobench.conformance.finding import Tally
 from turbobench.conformance.units import unit_ids
 from turbobench.ggml import REGISTRY
+from turbobench.kernels import load_manifest
 from turbobench.kvtypes import KV_TYPES
+from turbobench.paths import kernels_dir
 
 
 def test_ids_are_unique() -> None:
@@ -59,6 +63,17 @@ def test_the_cases_that_must_see_a_fault_exist() -> None:
     for backend, faults in FAULTS.items():
         for fault in faults:
             assert set(fault.cases) <= ids, backend
+
+
+def test_each_fault_of_a_kernel_file_of_ours_has_its_one_place() -> None:
+    ours = {file.dest: file.path for file in load_manifest(kernels_dir())}
+    found = 0
+    for fault in (fault for faults in FAULTS.values() for fault in faults):
+        path = ours.get(f"ggml/{fault.file}")  # the others are llama.cpp's, with a hook of ours
+        if path is not None:
+            assert len(re.findall(fault.pattern, path.read_text("utf-8"))) == 1, fault.name
+            found += 1
+    assert found >= 11
 
 
 def test_an_error_above_its_bound_fails_and_one_at_it_passes() -> None:

@@ -60,10 +60,12 @@ class Layout:
         return ", ".join((text, *marks, *(["sinks"] * self.sinks)))
 
 
-# One query, a few, too few for f16 scratch, and a prompt's; odd numbers of positions, and whole tiles.
+# One query, a few, too few for f16 scratch, and a prompt's; odd numbers of positions, whole tiles, and more positions
+# than a kernel for short contexts takes.
 PROBES = (
     Layout(n_q=1, n_kv=256, n_seq=32, n_head_kv=4, gqa=8),
     Layout(n_q=1, n_kv=259, n_seq=3, n_head_kv=1, gqa=1),
+    Layout(n_q=1, n_kv=2048, n_seq=8, n_head_kv=4, gqa=8),
     Layout(n_q=3, n_kv=113, n_seq=4),
     Layout(n_q=24, n_kv=256, n_seq=1),
     Layout(n_q=65, n_kv=259, n_seq=2, gqa=2),
@@ -104,11 +106,12 @@ def check(device: Device, pair: KVPair, heads: tuple[int, int]) -> Tally:
     tally = Tally()
     wide = heads[0] > 256 or heads[0] != heads[1]
     rng = np.random.default_rng((heads[0], *map(ord, str(pair))))
-    for layout in WIDE_PROBES if wide else PROBES:
+    probes = WIDE_PROBES if wide else PROBES
+    for layout in probes:
         probe(device, tally, _random_caches(pair, heads, layout, rng), layout, rng)
     for layout in WIDE_RANDOM if wide else RANDOM:
         compare(device, tally, _random_caches(pair, heads, layout, rng), layout, rng)
-    for layout in (WIDE_PROBES if wide else PROBES)[:: 2 if wide else 4]:
+    for layout in (probes[0], probes[-1]):  # one query, and a prompt
         extreme(device, tally, _random_caches(pair, heads, layout, rng), layout, rng)
     return tally
 

@@ -111,7 +111,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         _one_off("turbo4", "ggml-cuda", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in prompts"),
         Fault(
             name="the second half of V is zero in the decode kernel",
-            file="src/ggml-cuda/fattn-decode-kernel.cuh",
+            file="src/ggml-cuda/fattn-decode-values.cuh",
             pattern=r"(put\(LV::index\(b, k, e\),\s+\(out\.o\[i\]\[j\]\s+- bias\)\*)LV::UNIT",
             instead=r"\1(2*LV::index(b, k, e) < D ? LV::UNIT : 0.0f)",
             library="ggml-cuda",
@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         _swapped_in_cuda("ggml-cuda"),
     ),
     "hip": (
-        _one_off("turbo4", "ggml-hip", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in attention"),
+        _one_off("turbo4", "ggml-hip", "/convert.cu.o", "FLASH_ATTN_EXT turbo4/turbo4 128", where="in prompts"),
         _swapped_in_cuda("ggml-hip"),
     ),
     "vulkan": (
