@@ -29,7 +29,8 @@ _KERNEL_ENDS = {
     "turbo-quants-decode.cuh": "",
     "fattn-vec-turbo.cuh": "",
 }
-_EMPTY = ("cache-to-fp16.cuh", "convert.cuh", "vecdotq.cuh")  # included, but what the kernel needs of them is in the common.cuh of here
+# included, but what the kernel needs of them is in the common.cuh of here
+_EMPTY = ("cache-to-fp16.cuh", "convert.cuh", "vecdotq.cuh")
 
 FORMS = {
     "rdna": ("-DRDNA", "-DV_DOT2_F32_F16_AVAILABLE"),
