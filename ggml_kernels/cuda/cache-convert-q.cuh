@@ -2,8 +2,7 @@
 
 // cache-convert.cuh for q8_0, q5_0 and q4_0, to half precision: two blocks of 32 make the 64 values of eight threads.
 
-#define GGML_COMMON_DECL_CUDA
-#include "ggml-common.h"
+#include "common.cuh" // the blocks
 
 #include "cache-convert.cuh"
 

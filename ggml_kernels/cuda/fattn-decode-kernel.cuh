@@ -51,6 +51,7 @@ static __device__ __forceinline__ void add_tile(output<D, LV> (&out)[NT], const 
 template <int D, typename LK, typename LV, int NT, int HEADS>
 __global__ void __launch_bounds__(FATTN_DECODE_WARPS*32, D <= 128 && NT == 1 ? 2 : 1)
 fattn_decode(const fattn_decode_params p) {
+#ifdef FATTN_DECODE_AVAILABLE
     using S = block_shape<D, LK, LV, HEADS>;
     const S shape(p);
     const warp_place place(p, shape.n_heads, NT*8);
@@ -104,4 +105,7 @@ fattn_decode(const fattn_decode_params p) {
     }
 #endif
     write_parts(p, place, shape.n_parts, out);
+#else
+    (void) p;
+#endif
 }

@@ -5,6 +5,10 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define FATTN_DECODE_AVAILABLE // elsewhere the kernels are empty, and the host launches none
+#endif
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define FATTN_DECODE_BULK_COPY
 #endif

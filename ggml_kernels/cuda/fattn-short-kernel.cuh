@@ -280,6 +280,7 @@ static __device__ __forceinline__ void combine(const fattn_decode_params & p, co
 // grid (runs of positions, KV heads, sequences)
 template <int D, typename LK, typename LV>
 __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const __grid_constant__ fattn_short_params p) {
+#ifdef FATTN_DECODE_AVAILABLE
     constexpr int TILE = fattn_short_tile(D), STRIDE_K = short_operand<D, LK>::STRIDE, STRIDE_V = short_operand<D, LV>::STRIDE;
     const fattn_decode_params & a = p.attention;
     const warp_place place(a);
@@ -350,4 +351,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     leave_parts<D, LV>(parts, place, out[0]);
     __syncthreads();
     combine<D>(a, place, parts, p.tickets, (bool *) header);
+#else
+    (void) p;
+#endif
 }

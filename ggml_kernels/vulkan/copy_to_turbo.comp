@@ -22,13 +22,11 @@
 #define LEVELS  8
 #define BOOKS   0
 #define CHOICES turbo3_search
-#define BOUNDS  turbo3_search_bounds
 #else
 #define D_TYPE  block_turbo4_packed16
 #define LEVELS  16
 #define BOOKS   16
 #define CHOICES turbo4_search
-#define BOUNDS  turbo4_search_bounds
 #endif
 
 #define A_TYPE uint // floats, as bits
@@ -54,7 +52,7 @@
 layout(local_size_x = TURBO_SEARCH*TEAM, local_size_y = 1, local_size_z = 1) in;
 
 // by candidate in the last place: the threads of a subgroup then read different banks
-shared int bounds[LEVELS*TURBO_SEARCH];
+shared int bounds[LEVELS*TURBO_SEARCH]; // below each code; the first row is not used
 shared int entries[LEVELS*TURBO_SEARCH];
 
 shared uint peak_key;
@@ -132,20 +130,22 @@ uint make_peak_key(uint v) {
 
 bool flip_of(uint candidate) { return (CHOICES[candidate] & 8u) != 0; }
 uint book_of(uint candidate) { return CHOICES[candidate] & 7u; }
+int  span_of(uint candidate) { return int(CHOICES[candidate] >> 4); }
 
 void load_candidates() {
     const uint candidate = gl_LocalInvocationIndex%TURBO_SEARCH;
+    const uint team      = gl_LocalInvocationIndex/TURBO_SEARCH;
     const uint book      = book_of(candidate);
-    for (uint i = gl_LocalInvocationIndex/TURBO_SEARCH; i < LEVELS/2; i += TEAM) {
-        const uint pair = BOUNDS[candidate*(LEVELS/2) + i];
-        bounds[2*i*TURBO_SEARCH       + candidate] = bitfieldExtract(int(pair), 0, 16);
-        bounds[(2*i + 1)*TURBO_SEARCH + candidate] = int(pair) >> 16;
-    }
-    for (uint i = gl_LocalInvocationIndex/TURBO_SEARCH; i < LEVELS/4; i += TEAM) {
+    for (uint i = team; i < LEVELS/4; i += TEAM) {
         const int four = int(turbo_books[BOOKS + book*(LEVELS/4) + i]);
         [[unroll]] for (int t = 0; t < 4; ++t) {
             entries[(4*i + t)*TURBO_SEARCH + candidate] = bitfieldExtract(four, 8*t, 8);
         }
+    }
+    barrier();
+    for (uint i = team + 1; i < LEVELS; i += TEAM) {
+        const int sum = entries[(i - 1)*TURBO_SEARCH + candidate] + entries[i*TURBO_SEARCH + candidate];
+        bounds[i*TURBO_SEARCH + candidate] = (sum*span_of(candidate) + 254*65536)/254 - 65536; // rounds down
     }
 }
 
@@ -164,11 +164,13 @@ void try_candidate() {
     const bool flip      = flip_of(candidate);
     int dot    = 0;
     int energy = 0;
-    [[unroll]] for (uint j = 0; j < SHARE; ++j) {
-        const int v = flip ? -q[first + j] : q[first + j];
-        const int t = entries[code_of(v, candidate)*TURBO_SEARCH + candidate];
-        dot    += v*t; // both turned over, if flipped: the product is that of q and the mirrored entry
-        energy += t*t;
+    [[dont_unroll]] for (uint i = first; i < first + SHARE; i += 4) {
+        [[unroll]] for (uint j = i; j < i + 4; ++j) {
+            const int v = flip ? -q[j] : q[j];
+            const int t = entries[code_of(v, candidate)*TURBO_SEARCH + candidate];
+            dot    += v*t; // both turned over, if flipped: the product is that of q and the mirrored entry
+            energy += t*t;
+        }
     }
     atomicAdd(dots[candidate], dot);
     atomicAdd(energies[candidate], energy);

@@ -26,10 +26,11 @@ _OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of 
 _KERNEL_ENDS = {
     "fattn-vec.cuh": "template <int D, int cols_per_block",
     "fattn-common.cuh": "template <int ncols1>\n",
-    "turbo-quants-decode.cuh": "// ---- whole tensors",
+    "turbo-quants-decode.cuh": "",
     "fattn-vec-turbo.cuh": "",
 }
-_EMPTY = ("convert.cuh", "vecdotq.cuh")  # included, but what the kernel needs of them is in the common.cuh of here
+# included, but what the kernel needs of them is in the common.cuh of here
+_EMPTY = ("cache-to-fp16.cuh", "convert.cuh", "vecdotq.cuh")
 
 FORMS = {
     "rdna": ("-DRDNA", "-DV_DOT2_F32_F16_AVAILABLE"),
