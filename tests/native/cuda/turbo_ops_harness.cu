@@ -8,6 +8,7 @@
 
 #define restrict __restrict__ // the shim is written for C
 #include "turbo-quants-ref.h"
+#include "cache-convert.cuh"
 #include "turbo-quants-encode.cuh"
 
 #include "turbo-quants-ref.c"
@@ -281,7 +282,7 @@ template <typename block_t, typename dst_t> static void check_convert(const std:
         const int64_t kt = k - tail*QK_TURBO;
         const device_array<dst_t> dy((size_t) k);
         CHECK(cudaMemset(dy.p, 0xff, (size_t) k*sizeof(dst_t)));
-        convert_turbo_cont_cuda<block_t>(dx.p, dy.p, kt, 0);
+        convert_cache_cont_cuda<block_t>(dx.p, dy.p, kt, 0);
         CHECK(cudaDeviceSynchronize());
         const auto y = dy.get((size_t) k);
         int64_t differing = 0;
@@ -295,7 +296,7 @@ template <typename block_t, typename dst_t> static void check_convert(const std:
         const int64_t heads = 7, seqs = 3, positions = n/(nb_row*heads*seqs);
         const int64_t size = nb_row*heads*seqs*positions*QK_TURBO;
         const device_array<dst_t> dy((size_t) size);
-        convert_turbo_cuda<block_t>(dx.p, dy.p, nb_row*QK_TURBO, positions, heads, seqs, nb_row*heads, nb_row, nb_row*heads*positions, 0);
+        convert_cache_cuda<block_t>(dx.p, dy.p, nb_row*QK_TURBO, positions, heads, seqs, nb_row*heads, nb_row, nb_row*heads*positions, 0);
         CHECK(cudaDeviceSynchronize());
         const auto y = dy.get((size_t) size);
         int64_t differing = 0;
@@ -368,8 +369,8 @@ template <typename block_t> static void time_all() {
     }
     const device_array<half> dy((size_t) n*QK_TURBO);
     const double bytes = (double) n*(sizeof(block_t) + QK_TURBO*sizeof(half));
-    const double flat = time_us([&] { convert_turbo_cont_cuda<block_t>(dx.p, dy.p, n*QK_TURBO, 0); });
-    const double view = time_us([&] { convert_turbo_cuda<block_t>(dx.p, dy.p, 128, positions, heads, 1, nb_row*heads, nb_row, n, 0); });
+    const double flat = time_us([&] { convert_cache_cont_cuda<block_t>(dx.p, dy.p, n*QK_TURBO, 0); });
+    const double view = time_us([&] { convert_cache_cuda<block_t>(dx.p, dy.p, 128, positions, heads, 1, nb_row*heads, nb_row, n, 0); });
     const double copy = time_us([&] { CHECK(cudaMemcpyAsync(dy.p, dy.p + n*QK_TURBO/2, (size_t) n*QK_TURBO, cudaMemcpyDeviceToDevice)); });
     printf("      %s to f16, 128K x 1024: flat %.1f us (%.2f TB/s), heads apart %.1f us (%.2f TB/s); a copy moves %.2f TB/s\n", name,
            flat, bytes/flat*1e-6, view, bytes/view*1e-6, 2.0*n*QK_TURBO/copy*1e-6);
