@@ -6,6 +6,9 @@
 
 #include "ggml-impl.h"
 
+#include <algorithm>
+#include <vector>
+
 // how far from an attention what belongs to it may be: the graph puts no more than a layer's projections between them
 constexpr int MAX_DISTANCE = 64;
 
@@ -35,6 +38,11 @@ static const ggml_tensor * sole_source(const ggml_cgraph * cgraph, const ggml_te
         t = t->src[0];
     }
     return nullptr;
+}
+
+// read by one node, and by nobody outside
+static bool is_passing(const ggml_cgraph * cgraph, const ggml_tensor * t) {
+    return uses(cgraph, t) == 1 && (t->flags & GGML_TENSOR_FLAG_OUTPUT) == 0;
 }
 
 static bool is_rotation(const ggml_tensor * t) {
@@ -98,18 +106,20 @@ static ggml_cuda_attention_chain chain_to(const ggml_cgraph * cgraph, const ggml
     if (!GGML_CUDA_ATTENTION_WHOLE_CHAIN || !last || last->op != GGML_OP_ROPE || !ggml_cuda_attention_rope_supported(last)) {
         return c;
     }
-    c.rope = last;
-    c.x    = last->src[0];
     const ggml_tensor * mul = last->src[0];
-    if (mul->op != GGML_OP_MUL || uses(cgraph, mul) != 1 || (mul->flags & GGML_TENSOR_FLAG_OUTPUT) != 0) {
-        return c;
-    }
-    const ggml_tensor * norm = mul->src[mul->src[0]->op == GGML_OP_RMS_NORM ? 0 : 1];
-    if (ggml_cuda_attention_norm_supported(norm, mul) && uses(cgraph, norm) == 1 && (norm->flags & GGML_TENSOR_FLAG_OUTPUT) == 0) {
+    if (mul->op == GGML_OP_MUL && (mul->src[0]->op == GGML_OP_RMS_NORM || mul->src[1]->op == GGML_OP_RMS_NORM)) {
+        const ggml_tensor * norm = mul->src[mul->src[0]->op == GGML_OP_RMS_NORM ? 0 : 1];
+        if (!is_passing(cgraph, mul) || !is_passing(cgraph, norm) || !ggml_cuda_attention_norm_supported(norm, mul)) {
+            return c; // upstream makes one kernel of all three, which leaves what is between them unwritten
+        }
         c.norm = norm;
         c.mul  = mul;
+        c.rope = last;
         c.x    = norm->src[0];
+        return c;
     }
+    c.rope = last;
+    c.x    = last->src[0];
     return c;
 }
 
@@ -150,6 +160,12 @@ static bool reads(const ggml_tensor * node, const ggml_tensor * set_rows) {
     return false;
 }
 
+// Upstream stores what comes right from RoPE in the kernel that does the RoPE: if the chain has it not, both are upstream's.
+static bool ends_in_rope(const ggml_cgraph * cgraph, const ggml_cuda_attention_rows & rows) {
+    const ggml_tensor * end = first_of(rows.chain) ? nullptr : sole_source(cgraph, rows.set_rows->src[0]);
+    return end && end->op == GGML_OP_ROPE;
+}
+
 // The SET_ROWS ahead of attention a, the last ones first; no node between them reads what they store.
 static void find_rows(const ggml_cgraph * cgraph, int a, attention_layer & layer) {
     for (int k = a - 1; k >= 0 && k > a - MAX_DISTANCE && layer.n_rows < MAX_ROWS; --k) {
@@ -164,7 +180,7 @@ static void find_rows(const ggml_cgraph * cgraph, int a, attention_layer & layer
                 }
             }
             const ggml_cuda_attention_rows rows = { chain_to(cgraph, node->src[0]), node };
-            if (ggml_cuda_attention_rows_supported(rows)) { layer.rows[layer.n_rows++] = rows; }
+            if (ggml_cuda_attention_rows_supported(rows) && !ends_in_rope(cgraph, rows)) { layer.rows[layer.n_rows++] = rows; }
         }
     }
 }
@@ -214,9 +230,45 @@ static bool is_decode(const attention_layer & layer) {
 // what must stay where it is until the attention is done
 static const ggml_tensor * last_of(const attention_layer & layer) { return layer.output ? layer.output : layer.attention; }
 
+// Inputs that the kernels read late: nothing they write may be there. Not all are in the graph's memory.
+static std::vector<const ggml_tensor *> late_inputs(const attention_layer & layer) {
+    std::vector<const ggml_tensor *> inputs = { layer.attention->src[3], layer.attention->src[4] };
+    const auto add = [&](const ggml_cuda_attention_chain & c) {
+        if (c.rope) { inputs.insert(inputs.end(), { c.rope->src[1], c.rope->src[2] }); }
+        if (c.sub)  { inputs.push_back(c.sub->src[1]); }
+        if (c.mul)  { inputs.push_back(c.mul->src[c.mul->src[0] == c.norm ? 1 : 0]); }
+    };
+    add(layer.q);
+    for (int i = 0; i < layer.n_rows; ++i) {
+        add(layer.rows[i].chain);
+        inputs.push_back(layer.rows[i].set_rows->src[1]);
+    }
+    inputs.erase(std::remove_if(inputs.begin(), inputs.end(), [](const ggml_tensor * t) { return t == nullptr; }), inputs.end());
+    return inputs;
+}
+
+static bool overlaps_inputs(const attention_layer & layer, const ggml_tensor * written) {
+    const auto inputs = late_inputs(layer);
+    return std::any_of(inputs.begin(), inputs.end(), [&](const ggml_tensor * t) { return overlaps(written, t); });
+}
+
+// whether a node between the first SET_ROWS and the attention reads what they store
+static bool is_read_before(const ggml_cgraph * cgraph, const attention_layer & layer, int a) {
+    for (int i = 0; i < layer.n_rows; ++i) {
+        const ggml_tensor * set_rows = layer.rows[i].set_rows;
+        for (int k = index_of(cgraph, set_rows, a) + 1; k < a; ++k) {
+            if (!is_view(cgraph->nodes[k]) && reads(cgraph->nodes[k], set_rows)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 // Makes the attention do all, if it can: nothing up to it may write over what it begins with, nor may its own output.
 static bool make_whole(const ggml_cgraph * cgraph, int a, attention_layer & layer) {
-    if (!is_decode(layer) || !ggml_cuda_fattn_short_supported(ggml_cuda_get_device(), layer.attention)) {
+    if (!is_decode(layer) || !ggml_cuda_fattn_short_supported(ggml_cuda_get_device(), layer.attention) ||
+        is_read_before(cgraph, layer, a) || overlaps_inputs(layer, last_of(layer))) {
         return false;
     }
     const auto stays = [&](const ggml_cuda_attention_chain & c, const ggml_tensor * end) {
@@ -246,13 +298,14 @@ static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
     for (int i = 0; i < layer.n_rows; ++i) {
         if (!stays_in_place(cgraph, layer.rows[i].chain, layer.rows[i].set_rows, launch)) { layer.n_rows = 0; }
     }
-    bool queries = layer.n_rows > 0 && layer.q.x && stays_in_place(cgraph, layer.q, layer.attention, launch) && !overlaps(layer.q_dst, layer.q.x);
+    bool queries = layer.n_rows > 0 && layer.q.x && stays_in_place(cgraph, layer.q, layer.attention, launch) && !overlaps(layer.q_dst, layer.q.x) &&
+        !overlaps_inputs(layer, layer.q_dst);
     for (int i = 0; i < layer.n_rows; ++i) {
         queries = queries && !overlaps(layer.q_dst, layer.rows[i].chain.x);
     }
     if (!queries) { layer.q = {}; }
     // blocks that are done write while others still read queries
-    if (layer.output && overlaps(layer.output, layer.attention->src[0])) { layer.output = nullptr; }
+    if (layer.output && (overlaps(layer.output, layer.attention->src[0]) || overlaps_inputs(layer, layer.output))) { layer.output = nullptr; }
     return layer;
 }
 
@@ -275,7 +328,8 @@ static int attention_from(const ggml_cgraph * cgraph, int i) {
 
 // ---- what upstream calls -------------------------------------------------------------------------------------------------
 
-void ggml_cuda_attention_fusion_add_deps(ggml_cgraph * cgraph, const ggml_backend_graph_optimize_params * params) {
+void ggml_cuda_attention_fusion_add_deps(int device, ggml_cgraph * cgraph, const ggml_backend_graph_optimize_params * params) {
+    ggml_cuda_set_device(device); // the one that is asked what it supports
     for (int a = 0; a < cgraph->n_nodes && !disabled(); ++a) {
         if (cgraph->nodes[a]->op != GGML_OP_FLASH_ATTN_EXT) {
             continue;
@@ -287,6 +341,9 @@ void ggml_cuda_attention_fusion_add_deps(ggml_cgraph * cgraph, const ggml_backen
         const ggml_tensor * until = is_decode(layer) ? last_of(layer) : layer.n_rows > 0 ? layer.rows[0].set_rows : nullptr;
         for (int i = 0; i < layer.n_rows; ++i) { keep(layer.rows[i].chain.x, until); }
         if (layer.q.x)                         { keep(layer.q.x,             until); }
+        for (const ggml_tensor * t : late_inputs(layer)) {
+            if (until) { keep(t, until); }
+        }
         // the output is written while the attention's inputs are still read
         for (int s = 0; s < GGML_MAX_SRC && layer.output; ++s) {
             if (layer.attention->src[s]) { keep(layer.attention->src[s], layer.output); }

@@ -108,7 +108,9 @@ struct short_operand {
 #pragma unroll 1
         for (int i = thread; i < fattn_short_tile(D)*COPIES; i += n) {
             const int r = i/COPIES, c = i%COPIES*16;
-            copy_or_clear(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, first + r < n_kv ? 16 : 0);
+            // some rows need all their copies only where they begin late: nothing is read past one, which may be the last
+            const bool there = first + r < n_kv && (ROW%16 == 0 || c < shift() + ROW);
+            copy_or_clear(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, there ? 16 : 0);
         }
     }
 };
@@ -142,6 +144,7 @@ struct short_tiles {
         }
     }
 
+    // A position that is not among those attended to is stored by no block: llama.cpp has none.
     __device__ __forceinline__ void set_fresh(int64_t position_k, int64_t position_v) {
         fresh_k = position_k >= first && position_k < end ? (int) position_k : -1;
         fresh_v = position_v >= first && position_v < end ? (int) position_v : -1;

@@ -64,7 +64,10 @@ bool ggml_cuda_fattn_short_supported(int device, const ggml_tensor * dst) {
 
 // whether `rows` stores the one token there is in t, which is the cache from its first position on
 static bool stores_token(const ggml_cuda_attention_rows & rows, const ggml_tensor * t) {
-    const ggml_tensor * set_rows = rows.set_rows, * idx = set_rows->src[1];
+    const ggml_tensor * set_rows = rows.set_rows, * idx = set_rows->src[1], * turned = rows.chain.sub ? rows.chain.sub : rows.chain.rope;
+    if ((turned && turned->ne[0] != t->ne[0]) || t->ne[0] % ggml_cuda_attention_rotation_size(rows.chain) != 0) {
+        return false;
+    }
     return set_rows->data == t->data && set_rows->type == t->type && set_rows->nb[1] == t->nb[1] && t->nb[2] == ggml_row_size(t->type, t->ne[0]) &&
         set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && is_input(idx);
 }
