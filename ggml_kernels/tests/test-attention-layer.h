@@ -12,9 +12,10 @@ struct test_attention_layer : public test_case {
     const bool norm;
     const bool yarn;   // and frequency factors, and RoPE of half a head only
     const bool center; // a vector of each head is subtracted from K
+    const bool fused;  // Q, K and V are views of one projection
 
-    test_attention_layer(int head_size, int64_t n_head_kv, int64_t gqa, int64_t n_tokens, int64_t n_kv, ggml_type type_K, ggml_type type_V, int mode, bool norm, bool yarn = false, bool center = false)
-        : head_size(head_size), n_head_kv(n_head_kv), gqa(gqa), n_tokens(n_tokens), n_kv(n_kv), type_K(type_K), type_V(type_V), mode(mode), norm(norm), yarn(yarn), center(center) {}
+    test_attention_layer(int head_size, int64_t n_head_kv, int64_t gqa, int64_t n_tokens, int64_t n_kv, ggml_type type_K, ggml_type type_V, int mode, bool norm, bool yarn = false, bool center = false, bool fused = false)
+        : head_size(head_size), n_head_kv(n_head_kv), gqa(gqa), n_tokens(n_tokens), n_kv(n_kv), type_K(type_K), type_V(type_V), mode(mode), norm(norm), yarn(yarn), center(center), fused(fused) {}
 
     std::string op_desc(ggml_tensor * t) override {
         GGML_UNUSED(t);
@@ -24,7 +25,7 @@ struct test_attention_layer : public test_case {
     bool run_whole_graph() override { return true; }
 
     std::string vars() override {
-        return VARS_TO_STR11(head_size, n_head_kv, gqa, n_tokens, n_kv, type_K, type_V, mode, norm, yarn, center);
+        return VARS_TO_STR12(head_size, n_head_kv, gqa, n_tokens, n_kv, type_K, type_V, mode, norm, yarn, center, fused);
     }
 
     // RoPE of two backends differs in the last bits, which moves a value here and there into the next bin
@@ -42,9 +43,16 @@ struct test_attention_layer : public test_case {
         return ggml_reshape_4d(ctx, turned, x->ne[0], x->ne[1], x->ne[2], x->ne[3]);
     }
 
+    // heads of all there are, from `first` on, of each token
+    ggml_tensor * project(ggml_context * ctx, ggml_tensor * qkv, int64_t first, int64_t heads) {
+        if (qkv == nullptr) {
+            return ggml_new_tensor_3d(ctx, GGML_TYPE_F32, head_size, heads, n_tokens);
+        }
+        return ggml_view_3d(ctx, qkv, head_size, heads, n_tokens, head_size*sizeof(float), qkv->nb[1], first*head_size*sizeof(float));
+    }
+
     // what K (centered) and Q go through
-    ggml_tensor * place(ggml_context * ctx, int64_t heads, ggml_tensor * pos, bool rotated, bool centered) {
-        ggml_tensor * x = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, head_size, heads, n_tokens);
+    ggml_tensor * place(ggml_context * ctx, ggml_tensor * x, ggml_tensor * pos, bool rotated, bool centered) {
         if (norm) {
             x = ggml_mul(ctx, ggml_rms_norm(ctx, x, 1e-6f), ggml_new_tensor_1d(ctx, GGML_TYPE_F32, head_size));
         }
@@ -55,7 +63,7 @@ struct test_attention_layer : public test_case {
             x = ggml_rope(ctx, x, pos, head_size, mode);
         }
         if (centered) {
-            x = ggml_sub(ctx, x, ggml_new_tensor_2d(ctx, GGML_TYPE_F32, head_size, heads));
+            x = ggml_sub(ctx, x, ggml_new_tensor_2d(ctx, GGML_TYPE_F32, head_size, x->ne[1]));
         }
         return rotated ? rotate(ctx, x, head_size & -head_size) : x;
     }
@@ -70,9 +78,11 @@ struct test_attention_layer : public test_case {
         const bool rot_k = ggml_is_quantized(type_K), rot_v = ggml_is_quantized(type_V);
         ggml_tensor * pos  = named(ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens), "pos");
         ggml_tensor * rows = named(ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens), "rows");
-        ggml_tensor * q = ggml_permute(ctx, place(ctx, n_head_kv*gqa, pos, rot_k, false), 0, 2, 1, 3);
-        ggml_tensor * k = stored(ctx, place(ctx, n_head_kv, pos, rot_k, center), type_K, rows);
-        ggml_tensor * v = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, head_size, n_head_kv, n_tokens);
+        ggml_tensor * qkv = fused ? ggml_new_tensor_2d(ctx, GGML_TYPE_F32, head_size*n_head_kv*(gqa + 2), n_tokens) : nullptr;
+        ggml_tensor * q = ggml_permute(ctx, place(ctx, project(ctx, qkv, 0, n_head_kv*gqa), pos, rot_k, false), 0, 2, 1, 3);
+        ggml_tensor * k = stored(ctx, place(ctx, project(ctx, qkv, n_head_kv*gqa, n_head_kv), pos, rot_k, center), type_K, rows);
+        ggml_tensor * v = project(ctx, qkv, n_head_kv*(gqa + 1), n_head_kv);
+        v = fused ? ggml_cont(ctx, v) : v;
         v = stored(ctx, rot_v ? rotate(ctx, v, 64) : v, type_V, rows);
         ggml_tensor * mask = named(ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n_kv, n_tokens, 1, 1), "m");
         ggml_tensor * out  = ggml_flash_attn_ext(ctx, q, k, v, mask, 1.0f/sqrtf(head_size), 0.0f, 0.0f);
