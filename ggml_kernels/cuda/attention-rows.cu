@@ -242,7 +242,7 @@ static void launch(ggml_backend_cuda_context & ctx, const prepare_params & param
     ggml_cuda_kernel_launch(many ? k_set_rows<1> : k_set_rows<TURBO_MAX_TEAM>, config, params);
 }
 
-static bool is_input(const ggml_tensor * t) {
+bool ggml_cuda_attention_is_input(const ggml_tensor * t) {
     return (t->view_src ? t->view_src : t)->op == GGML_OP_NONE;
 }
 
@@ -251,7 +251,7 @@ bool ggml_cuda_attention_rotation_supported(int n_rot) { return n_rot == 64 || n
 bool ggml_cuda_attention_norm_supported(const ggml_tensor * norm, const ggml_tensor * mul) {
     const ggml_tensor * weight = mul->src[mul->src[0] == norm ? 1 : 0];
     return norm->op == GGML_OP_RMS_NORM && mul->op == GGML_OP_MUL && ggml_are_same_shape(norm, mul) && norm->src[0]->type == GGML_TYPE_F32 && weight->type == GGML_TYPE_F32 &&
-        ggml_is_contiguous(norm->src[0]) && ggml_nelements(weight) == norm->ne[0] && ggml_is_contiguous(weight) && is_input(weight);
+        ggml_is_contiguous(norm->src[0]) && ggml_nelements(weight) == norm->ne[0] && ggml_is_contiguous(weight) && ggml_cuda_attention_is_input(weight);
 }
 
 bool ggml_cuda_attention_rope_supported(const ggml_tensor * rope) {
@@ -259,14 +259,14 @@ bool ggml_cuda_attention_rope_supported(const ggml_tensor * rope) {
     const int n_dims = params[1], mode = params[2], offset = params[15];
     return rope->op == GGML_OP_ROPE && rope->type == GGML_TYPE_F32 && rope->src[0]->type == GGML_TYPE_F32 && ggml_is_contiguous(rope->src[0]) &&
         (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && offset == 0 && n_dims % 2 == 0 && rope->ne[0] % RUN == 0 && rope->ne[3] == 1 &&
-        is_input(rope->src[1]) && (!rope->src[2] || is_input(rope->src[2]));
+        ggml_cuda_attention_is_input(rope->src[1]) && (!rope->src[2] || ggml_cuda_attention_is_input(rope->src[2]));
 }
 
 // a vector for each head, from all tokens
 bool ggml_cuda_attention_center_supported(const ggml_tensor * sub) {
     const ggml_tensor * x = sub->src[0], * center = sub->src[1];
     return sub->op == GGML_OP_SUB && sub->type == GGML_TYPE_F32 && x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) && x->ne[0] % RUN == 0 && x->ne[3] == 1 &&
-        center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) && is_input(center) &&
+        center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) && ggml_cuda_attention_is_input(center) &&
         center->ne[0] == x->ne[0] && center->ne[1] == x->ne[1] && center->ne[2] == 1 && center->ne[3] == 1;
 }
 

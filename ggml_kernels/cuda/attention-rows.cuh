@@ -28,6 +28,9 @@ attention_source ggml_cuda_attention_make_source(const ggml_cuda_attention_chain
 
 int ggml_cuda_attention_rotation_size(const ggml_cuda_attention_chain & chain); // 1: none
 
+// of the graph: no kernel ahead has to be waited for
+bool ggml_cuda_attention_is_input(const ggml_tensor * t);
+
 bool ggml_cuda_attention_rotation_supported(int n_rot);
 
 bool ggml_cuda_attention_norm_supported(const ggml_tensor * norm, const ggml_tensor * mul);

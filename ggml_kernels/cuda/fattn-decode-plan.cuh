@@ -16,15 +16,19 @@ struct fattn_decode_plan {
     int smem;                   // bytes a block
 };
 
-typedef void (* fattn_decode_case_t)(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan);
-
 struct fattn_short_plan {
     fattn_short_params params; // but for the parts
     int head_size, n_seq;
     int smem;                  // bytes a block
 };
 
-typedef void (* fattn_short_case_t)(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan);
+// what was compiled for a pair of types; null: nothing
+struct fattn_decode_kernels {
+    void (* general)   (ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan) = nullptr;
+    void (* one_launch)(ggml_backend_cuda_context & ctx, const fattn_short_plan  & plan) = nullptr;
+};
+
+fattn_decode_kernels ggml_cuda_fattn_decode_kernels(ggml_type type_k, ggml_type type_v);
 
 // attention: what does not depend on the layout (fattn-short.cu)
 void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const fattn_decode_params & attention, const ggml_cuda_fattn_decode_fusion & fusion);

@@ -10,16 +10,17 @@
 #include "turbo-blocks.h"
 
 #define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
-    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan);
+    void ggml_cuda_fattn_decode_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_decode_plan & plan); \
+    void ggml_cuda_fattn_short_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan);
 #include "fattn-decode-pairs.h" // generated: the pairs that were compiled
 #undef FATTN_DECODE_PAIR
 
-static fattn_decode_case_t fattn_decode_case(ggml_type type_k, ggml_type type_v) {
+fattn_decode_kernels ggml_cuda_fattn_decode_kernels(ggml_type type_k, ggml_type type_v) {
 #define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
-    if (type_k == GGML_TYPE_##TYPE_K && type_v == GGML_TYPE_##TYPE_V) { return ggml_cuda_fattn_decode_##K##_##V; }
+    if (type_k == GGML_TYPE_##TYPE_K && type_v == GGML_TYPE_##TYPE_V) { return { ggml_cuda_fattn_decode_##K##_##V, ggml_cuda_fattn_short_##K##_##V }; }
 #include "fattn-decode-pairs.h"
 #undef FATTN_DECODE_PAIR
-    return nullptr;
+    return {};
 }
 
 // More tiles of columns read the cache again, out of L2 at best: beyond this, converting it to f16 once is cheaper.
@@ -108,7 +109,7 @@ bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
     if (!GGML_CUDA_CC_IS_NVIDIA(cc) || ggml_cuda_highest_compiled_arch(cc) < GGML_CUDA_CC_AMPERE) {
         return false;
     }
-    if (fattn_decode_case(K->type, V->type) == nullptr || (K->ne[0] != 64 && K->ne[0] != 128 && K->ne[0] != 256) || K->ne[0] != V->ne[0]) {
+    if (ggml_cuda_fattn_decode_kernels(K->type, V->type).general == nullptr || (K->ne[0] != 64 && K->ne[0] != 128 && K->ne[0] != 256) || K->ne[0] != V->ne[0]) {
         return false;
     }
     if (Q->ne[1] > 16 || Q->ne[1]*(Q->ne[2]/K->ne[2]) > MAX_COLUMN_TILES*16 || K->ne[3] != Q->ne[3] || V->ne[3] != Q->ne[3] || (mask && mask->ne[2] != 1)) {
@@ -188,7 +189,7 @@ void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, 
     plan.params.packed_q = fusion.packed_q;
     plan.head_size       = K->ne[0];
     plan.n_seq           = dst->src[0]->ne[3];
-    fattn_decode_case(K->type, V->type)(ctx, plan);
+    ggml_cuda_fattn_decode_kernels(K->type, V->type).general(ctx, plan);
 }
 
 #else

@@ -7,19 +7,6 @@
 #include <map>
 #include <mutex>
 
-#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
-    void ggml_cuda_fattn_short_##K##_##V(ggml_backend_cuda_context & ctx, const fattn_short_plan & plan);
-#include "fattn-decode-pairs.h" // generated: the pairs that were compiled
-#undef FATTN_DECODE_PAIR
-
-static fattn_short_case_t fattn_short_case(ggml_type type_k, ggml_type type_v) {
-#define FATTN_DECODE_PAIR(K, V, TYPE_K, TYPE_V) \
-    if (type_k == GGML_TYPE_##TYPE_K && type_v == GGML_TYPE_##TYPE_V) { return ggml_cuda_fattn_short_##K##_##V; }
-#include "fattn-decode-pairs.h"
-#undef FATTN_DECODE_PAIR
-    return nullptr;
-}
-
 // Up to here fewer launches are worth more than how fast the cache is read.
 constexpr int MAX_POSITIONS = 16*1024;
 
@@ -32,8 +19,6 @@ static bool can_copy(const ggml_tensor * t) {
     return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[3] % 16 == 0 && t->nb[2] % (16 - fattn_short_shift(row)) == 0 &&
         (row % 16 == 0 || (t->nb[2] == (size_t) row && t->nb[1] >= t->ne[2]*t->nb[2]));
 }
-
-static bool is_input(const ggml_tensor * t) { return (t->view_src ? t->view_src : t)->op == GGML_OP_NONE; }
 
 // the layout; false if the device has not the shared memory for it
 static bool lay_out(int device, const ggml_tensor * dst, fattn_short_plan & plan) {
@@ -69,7 +54,7 @@ static bool stores_token(const ggml_cuda_attention_rows & rows, const ggml_tenso
         return false;
     }
     return set_rows->data == t->data && set_rows->type == t->type && set_rows->nb[1] == t->nb[1] && t->nb[2] == ggml_row_size(t->type, t->ne[0]) &&
-        set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && is_input(idx);
+        set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && ggml_cuda_attention_is_input(idx);
 }
 
 bool ggml_cuda_fattn_short_takes(const ggml_tensor * dst, const ggml_cuda_attention_rows & k, const ggml_cuda_attention_rows & v) {
@@ -119,7 +104,7 @@ void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, c
         plan.params.idx[1]   = index_of(*fusion.v);
     }
     plan.params.tickets = tickets_of(ctx.stream(), plan.n_seq*K->ne[2]);
-    fattn_short_case(K->type, V->type)(ctx, plan);
+    ggml_cuda_fattn_decode_kernels(K->type, V->type).one_launch(ctx, plan);
 }
 
 #else
