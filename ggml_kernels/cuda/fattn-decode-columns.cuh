@@ -72,7 +72,7 @@ template <int D, typename LK>
 struct packed_queries {
     static constexpr int BYTES = packed_query_bytes(D);
 
-    char     * at; // 
+    char     * at;
     uint64_t * ready;
 
     __device__ __forceinline__ void init() const {

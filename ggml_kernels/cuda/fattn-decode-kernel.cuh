@@ -12,10 +12,8 @@
 // the packed format gives; Q is loaded, and O is written, in the same order.
 //
 // The warps of a block share the tiles: n_heads neighbouring KV heads times n_parts runs of positions. A head's partial
-// results, one for each split and part, are combined by a second kernel or, in a short context, within a cluster of blocks;
-// both can also undo the rotation of V.
+// results, one for each split and part, are combined by a second kernel, which can also undo the rotation of V.
 
-#include "fattn-decode-cluster.cuh"
 #include "fattn-decode-columns.cuh"
 #include "fattn-decode-combine.cuh"
 #include "fattn-decode-place.cuh"
@@ -63,9 +61,6 @@ fattn_decode(const fattn_decode_params p) {
     if constexpr (!LK::HALF) { LK::fill_books(books_k, threadIdx.x, true); }
     if constexpr (!LV::HALF) { LV::fill_books(books_v, threadIdx.x, false); }
     ring.init(shape.n_heads*shape.n_parts);
-#ifdef FATTN_DECODE_BULK_COPY
-    if (p.cluster > 1) { cluster_arrive(); }
-#endif
     const packed_queries<D, LK> queries = { ring.stages + (ring.n_stages - 1)*ring.size, ring.freed + FATTN_DECODE_MAX_STAGES };
     queries.init();
 
@@ -97,13 +92,6 @@ fattn_decode(const fattn_decode_params p) {
         ring.leave(index);
     }
     fattn_decode_let_successor_start();
-
-#ifdef FATTN_DECODE_BULK_COPY
-    if (p.cluster > 1) {
-        combine_in_cluster(p, place, shape.n_heads, shape.n_parts, out, ring.stages);
-        return;
-    }
-#endif
     write_parts(p, place, shape.n_parts, out);
 #else
     (void) p;

@@ -13,8 +13,7 @@ struct fattn_decode_params {
     const char  * k;
     const char  * v;
     const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need
-    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A part is one of a split's, or
-    // a cluster's. If there is one cluster, its blocks write the output themselves.
+    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts.
     float       * part;
     float2      * meta;
     float       * dst;
@@ -24,9 +23,6 @@ struct fattn_decode_params {
     int   n_head_log2;
     int   n_q, n_kv, n_head, gqa;
     int   n_splits;          // gridDim.x
-    int   cluster, cluster_log2; // blocks of a cluster, consecutive splits; n_splits is a multiple of it
-    int   mailbox;           // where its blocks leave each other their parts: bytes from the first stage on
-    bool  few_tiles;         // no split has more than n_stages - 1
     int   n_heads, n_parts;  // warps of a block
     int   n_groups;          // gridDim.y is this times the tiles of columns
     int   n_stages;
@@ -46,21 +42,11 @@ struct fattn_decode_params {
 constexpr int FATTN_DECODE_MAX_STAGES = 3;
 constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, seven barriers
 constexpr int FATTN_DECODE_WARPS      = 8;        // at most
-constexpr int FATTN_DECODE_MAX_CLUSTER = 8;       // what every device has that has any
 
 // positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
 static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
 
-// In a short context a warp's time is all that counts: a block has half the heads, two warps for each, and they take one step.
-constexpr int FATTN_DECODE_BRIEF_HEADS = FATTN_DECODE_WARPS/2;
-constexpr int FATTN_DECODE_BRIEF_TILE  = 2*16;
-
 static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
-
-// bytes of a block's mailbox; rows: of all its heads
-static __host__ __device__ constexpr int fattn_decode_mailbox(int rows, int cluster, int n_parts, int d) {
-    return (rows + cluster - 1)/cluster*cluster*n_parts*(d*4 + 8);
-}
 
 // a query in shared memory: its values, their unit, sums of blocks; padded against bank conflicts
 static __host__ __device__ constexpr int packed_query_bytes(int d) { return 2*d + 48; }

@@ -4,16 +4,16 @@
 
 #include "fattn-decode-params.cuh"
 
-template <int D, typename LK, typename LV, int HEADS>
+template <int D, typename LK, typename LV>
 struct block_rows {
     static constexpr int ROW_K = LK::row_bytes(D), ROW_V = LV::row_bytes(D);
-    static constexpr int STEPS = HEADS == FATTN_DECODE_BRIEF_HEADS ? 1 : fattn_decode_steps(ROW_K, ROW_V); // of 16 positions
+    static constexpr int STEPS = fattn_decode_steps(ROW_K, ROW_V); // of 16 positions
 };
 
 // HEADS: p.n_heads, where it and with it all strides are known at compile time and rows are padded; or 0
 template <int D, typename LK, typename LV, int HEADS>
-struct block_shape : block_rows<D, LK, LV, HEADS> {
-    using rows = block_rows<D, LK, LV, HEADS>;
+struct block_shape : block_rows<D, LK, LV> {
+    using rows = block_rows<D, LK, LV>;
     static constexpr int n_heads = HEADS, n_parts = FATTN_DECODE_WARPS/HEADS, n_stages = FATTN_DECODE_MAX_STAGES;
     static constexpr int stride_k = HEADS*rows::ROW_K + 16, stride_v = HEADS*rows::ROW_V + 16; // padded against bank conflicts
     static constexpr int tile = n_parts*rows::STEPS*16; // positions
@@ -22,7 +22,7 @@ struct block_shape : block_rows<D, LK, LV, HEADS> {
 };
 
 template <int D, typename LK, typename LV>
-struct block_shape<D, LK, LV, 0> : block_rows<D, LK, LV, 0> {
+struct block_shape<D, LK, LV, 0> : block_rows<D, LK, LV> {
     int n_heads, n_parts, n_stages, stride_k, stride_v, tile;
 
     explicit __device__ __forceinline__ block_shape(const fattn_decode_params & p) :

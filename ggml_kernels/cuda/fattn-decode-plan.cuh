@@ -9,10 +9,9 @@
 #include "fattn-short-params.cuh"
 
 struct fattn_decode_plan {
-    fattn_decode_params params; // but for what the launch adds: n_splits, cluster, part, meta
+    fattn_decode_params params; // but for what the launch adds: n_splits, part, meta
     int head_size, n_seq;
     int tile;                   // positions
-    bool brief;                 // for a short context (fattn-decode-params.cuh)
     int smem;                   // bytes a block
 };
 

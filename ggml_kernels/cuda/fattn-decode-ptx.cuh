@@ -129,25 +129,3 @@ static __device__ __forceinline__ void fattn_decode_let_successor_start() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-
-// ---- clusters -----------------------------------------------------------------------------------------------------------
-
-#ifdef FATTN_DECODE_BULK_COPY
-static __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-static __device__ __forceinline__ void cluster_wait()   { asm volatile("barrier.cluster.wait.acquire.aligned;"   ::: "memory"); }
-
-// of what lies at p here, in the shared memory of another block of the cluster
-static __device__ __forceinline__ uint32_t remote_address(const void * p, int rank) {
-    uint32_t at;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-    return at;
-}
-
-static __device__ __forceinline__ void store_remote(uint32_t at, float4 v) {
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" :: "r"(at), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
-}
-
-static __device__ __forceinline__ void store_remote(uint32_t at, float2 v) {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y) : "memory");
-}
-#endif

@@ -73,7 +73,7 @@ struct tile_ring {
         nbm      = p.nbm1;
         n_mask   = p.mask ? min(p.n_q, (place.col0 + max_columns - 1)/p.gqa + 1) - place.q0 : 0;
 #ifdef FATTN_DECODE_BULK_COPY
-        shared   = p.few_tiles;
+        shared   = tiles <= p.n_splits*(shape.n_stages - 1); // no block has more than the first tiles
 #else
         shared   = true;
 #endif

@@ -42,21 +42,22 @@ struct operand_layout {
 };
 
 // whether heads*parts warps of a block can share its tiles; fills in the plan
-static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int heads, int parts, int steps, int n_stages) {
+static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int heads, int parts, int n_stages) {
     fattn_decode_params & p = plan.params;
     const operand_layout k(K, heads), v(V, heads);
     if (K->ne[2] % heads != 0 || !(k.rows || k.whole) || !(v.rows || v.whole)) {
         return false;
     }
+    const int row_k = ggml_row_size(K->type, K->ne[0]), row_v = ggml_row_size(V->type, V->ne[0]);
     p.n_heads  = heads;
     p.n_parts  = parts;
     p.n_groups = K->ne[2]/heads;
     p.n_stages = n_stages;
     p.whole_k  = !k.rows;
     p.whole_v  = !v.rows;
-    p.stride_k = heads*ggml_row_size(K->type, K->ne[0]) + (p.whole_k ? 0 : 16);
-    p.stride_v = heads*ggml_row_size(V->type, V->ne[0]) + (p.whole_v ? 0 : 16);
-    plan.tile  = parts*steps*16;
+    p.stride_k = heads*row_k + (p.whole_k ? 0 : 16);
+    p.stride_v = heads*row_v + (p.whole_v ? 0 : 16);
+    plan.tile  = parts*fattn_decode_steps(row_k, row_v)*16;
     const int n_tiles = column_tiles(columns);
     const int stage   = plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(n_tiles, plan.tile);
     const int queries = heads*parts*n_tiles*8*packed_query_bytes(K->ne[0]); // where the last stage will be
@@ -66,9 +67,8 @@ static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_
 }
 
 static bool fits(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int warps, int n_stages, int limit) {
-    const int steps = fattn_decode_steps(ggml_row_size(K->type, K->ne[0]), ggml_row_size(V->type, V->ne[0]));
     for (int heads = std::min<int>(K->ne[2], warps); heads >= 1; --heads) {
-        if (lay_out(plan, K, V, columns, heads, warps/heads, steps, n_stages)) {
+        if (lay_out(plan, K, V, columns, heads, warps/heads, n_stages)) {
             return plan.smem <= limit;
         }
     }
@@ -81,12 +81,6 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
     const int columns = Q->ne[1]*(Q->ne[2]/K->ne[2]);
     const int most    = ggml_cuda_info().devices[device].smpbo;
     const int half    = (most + 1024)/2 - 1024; // leaves room for a second block on the multiprocessor; each takes 1 KiB more
-    plan.brief = K->ne[0] == 128 && columns <= 8 && K->ne[1] <= 2*FATTN_DECODE_MAX_CLUSTER*FATTN_DECODE_BRIEF_TILE &&
-        lay_out(plan, K, V, columns, FATTN_DECODE_BRIEF_HEADS, FATTN_DECODE_WARPS/FATTN_DECODE_BRIEF_HEADS, 1, FATTN_DECODE_MAX_STAGES) &&
-        !plan.params.whole_k && !plan.params.whole_v && plan.smem <= half;
-    if (plan.brief) {
-        return true;
-    }
     const auto fits_with = [&](int warps) {
         return (K->ne[0] <= 128 && columns <= 8 && (fits(plan, K, V, columns, warps, 3, half) || fits(plan, K, V, columns, warps, 2, half))) ||
             fits(plan, K, V, columns, warps, 3, most) || fits(plan, K, V, columns, warps, 2, most);

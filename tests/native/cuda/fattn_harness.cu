@@ -11,6 +11,7 @@
 #include "fattn-decode-kernel.cuh"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -74,9 +75,8 @@ struct shape {
     int n_kv, n_head_kv, gqa, n_q;
     bool rotate, sinks; // rotate: the output
     float softcap, max_bias;
-    int heads = 8, warps = 8; // of a block, at most
-    int cluster = 1;
-    bool packed = false; // queries packed beforehand
+    int splits = INT_MAX; // at most: with few, a block has more tiles than stages
+    bool packed = false;  // queries packed beforehand
 };
 
 template <int D> static __global__ void pack_rows(const float * q, char * packed, float unit) {
@@ -155,35 +155,26 @@ static void run(const shape & s, bool check, int sets) {
     p.n_head_log2 = 1 << (int) floorf(log2f(n_head));
     p.m0 = powf(2.0f, -s.max_bias/p.n_head_log2); p.m1 = powf(2.0f, -s.max_bias/2/p.n_head_log2);
     p.n_q = s.n_q; p.n_kv = s.n_kv; p.n_head = n_head; p.gqa = s.gqa;
-    p.n_heads = std::min(s.heads, s.n_head_kv); p.n_parts = HEADS ? FATTN_DECODE_WARPS/HEADS : std::max(1, s.warps/p.n_heads); p.n_groups = s.n_head_kv/p.n_heads;
+    p.n_heads = std::min(FATTN_DECODE_WARPS, s.n_head_kv); p.n_parts = FATTN_DECODE_WARPS/p.n_heads; p.n_groups = s.n_head_kv/p.n_heads;
     p.n_stages = HEADS || rk + rv < 280 ? 3 : 2;
     p.whole_k = p.n_heads*rk%16 != 0; p.whole_v = p.n_heads*rv%16 != 0;
     p.stride_k = p.n_heads*rk + (p.whole_k ? 0 : 16); p.stride_v = p.n_heads*rv + (p.whole_v ? 0 : 16);
     p.nbq1 = n_head*D*4; p.nbq2 = D*4;
     p.nbk1 = s.n_head_kv*rk; p.nbk2 = rk; p.nbv1 = s.n_head_kv*rv; p.nbv2 = rv; p.nbm1 = n_mask*2; p.seq_m = 1;
-    const int tile = p.n_parts*(HEADS == FATTN_DECODE_BRIEF_HEADS ? 1 : fattn_decode_steps(rk, rv))*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
+    const int tile = p.n_parts*fattn_decode_steps(rk, rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
     const int stage = tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(NT, tile);
-    int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
+    const int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
     const int threads = p.n_heads*p.n_parts*32;
 
     auto * kernel = fattn_decode<D, LK, LV, NT, HEADS>;
     cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
-    if (s.cluster > 1 && attr.ptxVersion < 90) {
-        return; // clusters came with Hopper
-    }
     int most; CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     int per_sm = 0, sms = 0; CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem));
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     const int tiles = (s.n_kv + tile - 1)/tile;
-    p.cluster  = s.cluster; p.cluster_log2 = (int) log2f(s.cluster);
-    p.n_splits = p.cluster == 8 ? 8 : std::max(p.cluster, std::min(tiles, per_sm*sms/(p.n_groups*columns))/p.cluster*p.cluster);
-    const int parts = p.cluster > 1 ? p.n_splits/p.cluster : p.n_splits*p.n_parts;
-    p.few_tiles = (tiles + p.n_splits - 1)/p.n_splits < p.n_stages;
-    if (p.cluster > 1) {
-        p.mailbox = (smem - FATTN_DECODE_HEADER + 15) & ~15;
-        smem = FATTN_DECODE_HEADER + p.mailbox + fattn_decode_mailbox(p.n_heads*std::min(NT*8, s.n_q*s.gqa), p.cluster, p.n_parts, D);
-    }
+    p.n_splits = std::max(1, std::min({ tiles, per_sm*sms/(p.n_groups*columns), s.splits }));
+    const int parts = p.n_splits*p.n_parts;
 
     std::vector<const char *> dk(sets), dv(sets);
     for (int i = 0; i < sets; ++i) { dk[i] = (const char *) upload(hk); dv[i] = (const char *) upload(hv); }
@@ -201,25 +192,14 @@ static void run(const shape & s, bool check, int sets) {
     }
     auto launch = [&](int set) {
         p.k = dk[set]; p.v = dv[set];
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim = { (unsigned) p.cluster, 1, 1 };
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(p.n_splits, p.n_groups*columns, 1);
-        config.blockDim = dim3(threads);
-        config.dynamicSmemBytes = smem;
-        config.attrs = &attribute;
-        config.numAttrs = p.cluster > 1;
-        CHECK(cudaLaunchKernelEx(&config, kernel, p));
-        if (p.cluster == 1 || parts > 1) {
-            fattn_decode_combine<D><<<dim3(n_head*s.n_q, D/64), parts > 64 ? 1024 : 256, parts*4>>>(p.part, p.meta, dst, p.sinks, parts, n_head, s.n_q, s.rotate);
-        }
+        kernel<<<dim3(p.n_splits, p.n_groups*columns), threads, smem>>>(p);
+        fattn_decode_combine<D><<<dim3(n_head*s.n_q, D/64), parts > 64 ? 1024 : 256, parts*4>>>(p.part, p.meta, dst, p.sinks, parts, n_head, s.n_q, s.rotate);
     };
     launch(0);
     CHECK(cudaGetLastError()); CHECK(cudaDeviceSynchronize());
-    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d warps=%dx%d tile=%d stages=%d%s splits=%d cluster=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
+    printf("%s/%s D=%d kv=%d heads=%dx%d q=%d%s%s cap=%g bias=%g NT=%d HEADS=%d warps=%dx%d tile=%d stages=%d%s splits=%d regs=%d local=%zu smem=%d occ=%d", format<LK>::name(), format<LV>::name(),
         D, s.n_kv, s.n_head_kv, s.gqa, s.n_q, s.rotate ? " rot" : "", s.sinks ? " sinks" : "", s.softcap, s.max_bias, NT, HEADS, p.n_heads, p.n_parts, tile, p.n_stages, p.whole_k ? " whole" : "",
-        p.n_splits, p.cluster, attr.numRegs, attr.localSizeBytes, smem, per_sm);
+        p.n_splits, attr.numRegs, attr.localSizeBytes, smem, per_sm);
     if (check) {
         std::vector<float> out(hq.size()); CHECK(cudaMemcpy(out.data(), dst, out.size()*4, cudaMemcpyDeviceToHost));
         const double e = reference_error<D, LK, LV>(s, p, hk, hv, hq, hm, sinks, out);
@@ -246,28 +226,20 @@ static void run(const shape & s, bool check, int sets) {
 
 template <typename LK, typename LV> static void check_pair() {
     run<128, LK, LV, 1, 8>({ 1000, 8, 4, 1, true,  false, 0.0f, 0.0f }, true, 1);
-    run<128, LK, LV, 1, 8>({ 1000, 8, 4, 1, true,  true,  0.0f, 0.0f, 8, 8, 8 }, true, 1);
-    run<128, LK, LV, 1, 4>({ 1000, 8, 4, 2, true,  false, 0.0f, 0.0f, 4, 4, 4 }, true, 1);
+    run<128, LK, LV, 1, 8>({ 1000, 8, 4, 2, true,  true,  0.0f, 0.0f, 5 }, true, 1);
+    run<128, LK, LV, 1, 8>({ 1000, 8, 4, 1, true,  true,  0.0f, 0.0f, 4, true }, true, 1);
     run<128, LK, LV, 2, 0>({ 1000, 4, 4, 7, true,  true,  0.0f, 0.0f }, true, 1);
-    run< 64, LK, LV, 2, 0>({  200, 2, 5, 3, true,  true,  0.0f, 0.0f, 8, 8, 2 }, true, 1);
-    run<128, LK, LV, 1, 4>({  256, 8, 4, 1, true,  false, 0.0f, 0.0f, 4, 4, 8, true }, true, 1);
-    run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, 8, 8, 1, true }, true, 1);
-    run<256, LK, LV, 2, 0>({  100, 2, 9, 1, true,  false, 0.0f, 0.0f, 8, 8, 1, true }, true, 1);
-    run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f }, true, 1);
-    run<256, LK, LV, 1, 0>({  333, 2, 8, 1, false, true,  5.0f, 0.0f }, true, 1);
+    run<128, LK, LV, 1, 0>({ 1000, 4, 4, 1, true,  false, 0.0f, 0.0f, 3, true }, true, 1);
+    run< 64, LK, LV, 2, 0>({ 1000, 2, 5, 3, true,  true,  0.0f, 0.0f, 2 }, true, 1);
+    run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, INT_MAX, true }, true, 1);
+    run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, 1 }, true, 1);
+    run<256, LK, LV, 2, 0>({  100, 2, 9, 1, true,  false, 0.0f, 0.0f, INT_MAX, true }, true, 1);
+    run<256, LK, LV, 1, 0>({  333, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
     run< 64, LK, LV, 2, 0>({   77, 5, 6, 2, false, false, 0.0f, 8.0f }, true, 1);
 }
 
-// short contexts are mostly the kernels' beginnings and ends: how many heads a block should have
-template <typename LK, typename LV> static void time_short(int n_kv) {
-    for (int cluster : { 1, 8 }) {
-        run<128, LK, LV, 1, 8>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 8, 8, cluster, true }, false, 16);
-        run<128, LK, LV, 1, 4>({ n_kv, 8, 4, 1, true, false, 0.0f, 0.0f, 4, 4, cluster, true }, false, 16);
-    }
-}
-
-template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets, int cluster = 1) {
-    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f, 8, 8, cluster }, false, sets);
+template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
+    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f }, false, sets);
 }
 
 int main(int argc, char ** argv) {
@@ -296,10 +268,6 @@ int main(int argc, char ** argv) {
     time_pair<128, load_f16,    load_turbo4, 0>(8, 4, 4);
     time_pair< 64, load_turbo3, load_turbo3, 0>(8, 8, 8);
     time_pair<256, load_turbo3, load_turbo3, 0>(4, 4, 6);
-    time_short<load_turbo3, load_turbo3>(256);
-    time_short<load_turbo3, load_turbo3>(1024);
-    time_short<load_turbo3, load_turbo3>(8192);
-    time_short<load_turbo4, load_turbo4>(256);
     printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
     return failures != 0;
 }
