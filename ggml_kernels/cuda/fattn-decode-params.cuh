@@ -13,7 +13,7 @@ struct fattn_decode_params {
     const char  * k;
     const char  * v;
     const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need
-    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts.
+    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts, in a short context one.
     float       * part;
     float2      * meta;
     float       * dst;
