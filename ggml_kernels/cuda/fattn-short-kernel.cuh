@@ -5,7 +5,7 @@
 //   - a block has one KV head and a run of positions, and makes its queries itself;
 //   - the block that has the token's own position makes and stores its rows of K and V as well, and only the warp that
 //     attends to that position waits for them;
-//   - some warps prepare these rows while the others fetch the cache;
+//   - some warps prepare these rows while the others fetch the cache; then half of them encode while the others attend;
 //   - warps combine in shared memory, and the block of a head that is done last combines the runs;
 //   - what could be done in two places is done in a loop, for the sake of less code.
 
@@ -34,7 +34,10 @@ template <typename L> struct short_encoders<L, L> {
     __device__ __forceinline__ void prepare(int thread, int n) { both.prepare(thread, n); }
 };
 
-constexpr int SHORT_TEAM = TURBO_MAX_TEAM; // warps that encode 64 values
+constexpr int SHORT_TEAM = 2; // warps that encode 64 values
+
+// Warps that encode the token's own rows, the last ones of its block, while the others attend to what is there.
+static __host__ __device__ constexpr int short_encoder_warps(int d) { return d == 64 ? 4 : d == 128 ? 8 : 6; }
 
 struct short_team_barrier {
     static __device__ __forceinline__ void wait() {
@@ -56,8 +59,14 @@ static __device__ __forceinline__ void store_run(E & encode, float * values, cha
     }
 }
 
-static __device__ __forceinline__ int64_t position_of(const fattn_short_index & s) {
-    return s.data == nullptr ? -1 : s.is_64 ? *(const int64_t *) s.data : *(const int32_t *) s.data;
+// By copies, not loads: the compiler puts what all threads load alike into uniform registers at once, and waits for it.
+static __device__ __forceinline__ void fetch_position(char * to, const fattn_short_index & s) {
+    if (s.is_64) { copy_or_clear_8(to, s.data, 8); }
+    else         { copy_or_clear_4(to, s.data, 4); }
+}
+
+static __device__ __forceinline__ int64_t position_of(const char * fetched, const fattn_short_index & s) {
+    return s.data == nullptr ? -1 : s.is_64 ? *(const int64_t *) fetched : *(const int32_t *) fetched;
 }
 
 // warps that prepare rows; the others fetch
@@ -153,20 +162,25 @@ struct short_tiles {
     // A row that is made goes into its tile, or, if that is not fetched yet, to the cache alone.
     __device__ __forceinline__ bool is_here(int fresh) const { return fresh - first < 2*TILE; }
 
-    // whether this warp attends to a row that the block makes, in a tile that was fetched before
-    __device__ __forceinline__ bool awaits(int index, int warp) const {
-        const int at = first + index*TILE + warp*16;
+    // whether one of 16 positions is not masked: a cache is padded, and short contexts are mostly that
+    __device__ __forceinline__ bool is_seen(int index, int piece, int lane) const {
+        return mask == nullptr || __any_sync(~0u, ((const uint16_t *) of_mask(index))[piece*16 + lane%16] != 0xfc00);
+    }
+
+    // whether a row among 16 is one that the block makes, in a tile that was fetched before
+    __device__ __forceinline__ bool awaits(int index, int piece) const {
+        const int at = first + index*TILE + piece*16;
         return index < 2 && ((fresh_k >= at && fresh_k < at + 16) || (fresh_v >= at && fresh_v < at + 16));
     }
 };
 
-// spare: room for rows whose tile is not here
+// By the warps that encode. spare: room for rows whose tile is not here
 template <int D, typename LK, typename LV>
 static __device__ __forceinline__ void make_rows(const warp_place & place, const short_tiles<D, LK, LV> & tiles, short_encoders<LK, LV> & encoders,
         float * rows, char * spare, uint64_t * made) {
-    constexpr int RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
+    constexpr int TEAMS = short_encoder_warps(D)/SHORT_TEAM, RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
 #pragma unroll 1
-    for (int task = place.warp/SHORT_TEAM; task < 2*RUNS; task += fattn_short_warps(D)/SHORT_TEAM) {
+    for (int task = place.warp/SHORT_TEAM - (fattn_short_warps(D)/SHORT_TEAM - TEAMS); task < 2*RUNS; task += TEAMS) {
         const bool is_k = task < RUNS;
         const int  run  = is_k ? task : task - RUNS, bytes = run*(is_k ? LK::row_bytes(64) : LV::row_bytes(64));
         const int  fresh = is_k ? tiles.fresh_k : tiles.fresh_v, at = fresh - tiles.first;
@@ -205,14 +219,15 @@ static __device__ __forceinline__ short_row combine_parts(const short_parts & pa
     const float m = lane < parts.n ? at->x : FATTN_DECODE_LOWEST, l = lane < parts.n ? at->y : 0.0f;
     short_row r = {};
     r.max = max_of_warp(fmaxf(m, sink));
-    const float weight = exp2f(m - r.max);
+    const float weight = l != 0.0f ? exp2f(m - r.max) : 0.0f; // a part without a sum has no row
     r.sum = sum_of_warp(weight*l);
     const volatile float * x = parts.rows + lane;
+    const int n = 32 - __clz((int) __ballot_sync(~0u, weight != 0.0f));
 #pragma unroll 4
-    for (int i = 0; i < parts.n; ++i, x += parts.stride) {
-        const float w = __shfl_sync(~0u, weight, i);
-        r.y[0] += w*x[0];
-        r.y[1] += w*x[32];
+    for (int i = 0; i < n; ++i, x += parts.stride) {
+        const float w = __shfl_sync(~0u, weight, i), x0 = x[0], x1 = x[32];
+        r.y[0] += w != 0.0f ? w*x0 : 0.0f;
+        r.y[1] += w != 0.0f ? w*x1 : 0.0f;
     }
     return r;
 }
@@ -241,7 +256,7 @@ static __device__ __forceinline__ void leave_parts(float * parts, const warp_pla
         const float l = sum_of_columns(out.l[j]);
         const int at = place.warp*place.n_rows + 2*place.t + j;
         if (2*place.t + j < place.n_rows) {
-            put_output<D, LV>(out, j, [&](int i, float x) { parts[at*STRIDE + i] = x; });
+            if (l != 0.0f) { put_output<D, LV>(out, j, [&](int i, float x) { parts[at*STRIDE + i] = x; }); }
             if (place.g == 0) { meta[at] = make_float2(out.m[j], l); }
         }
     }
@@ -284,7 +299,7 @@ static __device__ __forceinline__ void combine(const fattn_decode_params & p, co
 template <int D, typename LK, typename LV>
 __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const __grid_constant__ fattn_short_params p) {
 #ifdef FATTN_DECODE_AVAILABLE
-    constexpr int TILE = fattn_short_tile(D), STRIDE_K = short_operand<D, LK>::STRIDE, STRIDE_V = short_operand<D, LV>::STRIDE;
+    constexpr int WARPS = fattn_short_warps(D), ATTENDING = WARPS - short_encoder_warps(D), TILE = fattn_short_tile(D), STRIDE_K = short_operand<D, LK>::STRIDE, STRIDE_V = short_operand<D, LV>::STRIDE;
     const fattn_decode_params & a = p.attention;
     const warp_place place(a);
 
@@ -293,6 +308,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     char     * header  = smem + (sizeof(encoders) + 127)/128*128;
     uint32_t * books_k = (uint32_t *) header, * books_v = (uint32_t *) (header + 128);
     uint64_t * made    = (uint64_t *) (header + 256);
+    char     * position_k = header + 256 + 8, * position_v = position_k + 8;
     char     * packed  = header + FATTN_SHORT_BOOKS;
     float    * rows    = (float *) (packed + (a.gqa*packed_query_bytes(D) + 15)/16*16);
 
@@ -304,25 +320,31 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, a.nbk1 };
     tiles.v = { (char *) a.v + place.seq*a.nbv3 + place.head_kv*a.nbv2, a.nbv1 };
     const bool store = p.input[1].source.x != nullptr;
-    const int64_t position_k = position_of(p.idx[0]), position_v = position_of(p.idx[1]); // looked at when they are here
     if (!store) { fattn_decode_wait_for_predecessor(); } // for the rows it stored
 
     const int n_tiles = tiles.count(), n_preparers = short_preparers<D>(a.gqa);
     warp_columns<D, LK, 1> columns;
     output<D, LV> out[1];
-    int fetched = 0;
+    int  fetched = 0;
+    bool makes   = false; // the token's own rows
 #pragma unroll 1
     for (int i = 0; i < n_tiles; ++i) {
         const int first = i == 0 ? n_preparers*32 : 0, thread = (int) threadIdx.x - first, n = (int) blockDim.x - first;
         if (i == 0 && thread >= 0) {
             if (store) { encoders.prepare(thread, n); }
-            if constexpr (!LK::HALF) { LK::fill_books(books_k, thread, true); }
-            if constexpr (!LV::HALF) { LV::fill_books(books_v, thread, false); }
-            if (thread == 0) { barrier_init(made, 2*(D/64)); }
+            if (store && thread == 0) {
+                fetch_position(position_k, p.idx[0]);
+                fetch_position(position_v, p.idx[1]);
+                barrier_init(made, 2*(D/64));
+            }
         }
 #pragma unroll 1
         for (; fetched < min(i + 2, n_tiles) && thread >= 0; ++fetched) {
             tiles.load(fetched, a.n_kv, thread, n);
+            if (fetched == 0) { // after the copies: these are loads, which are waited for
+                if constexpr (!LK::HALF) { LK::fill_books(books_k, thread, true); }
+                if constexpr (!LV::HALF) { LV::fill_books(books_v, thread, false); }
+            }
             fattn_decode_wait_for_predecessor(); // which may have made the mask
             tiles.load_mask(fetched, a.n_kv, thread, n);
         }
@@ -332,8 +354,9 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             if (thread < 0) { short_prepare<D, LK>(p, place, packed, rows, store); }
             wait_for_copies<0>();
             __syncthreads();
-            tiles.set_fresh(position_k, position_v);
-            if (tiles.fresh_k >= 0 || tiles.fresh_v >= 0) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
+            tiles.set_fresh(position_of(position_k, p.idx[0]), position_of(position_v, p.idx[1]));
+            makes = tiles.fresh_k >= 0 || tiles.fresh_v >= 0;
+            if (makes && place.warp >= ATTENDING) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
             columns.find_token_mask(a, place, place.warp*16 + place.g);
             columns.take(a, place, packed);
             out[0].clear();
@@ -341,10 +364,16 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             wait_for_copies<1>();
             __syncthreads();
         }
-        if (tiles.awaits(i, place.warp)) { barrier_wait(made, 0); }
-        add_tile<D, LK, LV, 1, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + place.warp*16*STRIDE_K, STRIDE_K,
-            tiles.of_v(i) + tiles.v.shift() + place.warp*16*STRIDE_V, STRIDE_V, (const half *) tiles.of_mask(i),
-            a.n_kv - tiles.first - i*TILE - place.warp*16 - place.g, books_k, books_v, a);
+        const int n_attending = makes && i == 0 ? ATTENDING : WARPS;
+#pragma unroll 1
+        for (int piece = place.warp; piece < (place.warp < n_attending ? WARPS : 0); piece += n_attending) {
+            if (!tiles.is_seen(i, piece, place.lane)) { continue; }
+            if (tiles.awaits(i, piece)) { barrier_wait(made, 0); }
+            columns.mask_at[0][0] = columns.mask_at[0][1] = piece*16 + place.g;
+            add_tile<D, LK, LV, 1, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + piece*16*STRIDE_K, STRIDE_K,
+                tiles.of_v(i) + tiles.v.shift() + piece*16*STRIDE_V, STRIDE_V, (const half *) tiles.of_mask(i),
+                a.n_kv - tiles.first - i*TILE - piece*16 - place.g, books_k, books_v, a);
+        }
         if (n_tiles > 2) { __syncthreads(); } // all have left it: the next but one may come
     }
     fattn_decode_let_successor_start();

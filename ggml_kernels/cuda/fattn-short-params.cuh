@@ -44,8 +44,8 @@ static __host__ __device__ constexpr int fattn_short_part_stride(int d) { return
 
 constexpr int FATTN_SHORT_MAX_ENCODERS = 24*1024; // bytes, at the beginning of shared memory
 
-// after them books, a barrier, packed queries, K and V of the token as floats and as the cache has them; then the stages
-constexpr int FATTN_SHORT_BOOKS = 256 + 16;
+// after them books, a barrier, positions, packed queries, K and V of the token as floats and as the cache has them; then the stages
+constexpr int FATTN_SHORT_BOOKS = 256 + 32;
 
 static __host__ __device__ constexpr int fattn_short_header(int d, int row_k, int row_v, int gqa) {
     return FATTN_SHORT_BOOKS + (gqa*packed_query_bytes(d) + 15)/16*16 + 2*d*4 + (row_k + 15)/16*16 + (row_v + 15)/16*16;

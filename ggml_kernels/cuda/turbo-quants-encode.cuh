@@ -208,7 +208,7 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 #define TURBO_ASYNC_COPY
 #endif
 
-// A team of 1 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
+// A team of 1, 2 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
 // blocks that a team's time is what counts.
 #define TURBO_MAX_TEAM       4
 #define TURBO_TEAMS          4 // of a CTA, at most
@@ -310,7 +310,7 @@ static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t>
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
     constexpr int SHARE  = QK_TURBO/TEAM;
     const int lane = threadIdx.x % TURBO_LANES;
-    const int warp = threadIdx.x/TURBO_LANES % TEAM, team = threadIdx.x/(TURBO_LANES*TEAM);
+    const int warp = threadIdx.x/TURBO_LANES % TEAM, team = threadIdx.x/(TURBO_LANES*TEAM) % TURBO_TEAMS;
     turbo_value * value = s.value[team];
 
     turbo_peak  peak = {};
