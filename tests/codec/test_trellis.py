@@ -36,7 +36,7 @@ CODE = trellis()
 def test_the_error_on_gaussian_blocks_is_below_seven_tenths_of_turbo3s(size: float) -> None:
     x = np.random.default_rng(11).standard_normal((1024, BLOCK)) * size
     error = nmse(CODE, x)
-    assert error <= 0.0166
+    assert error <= 0.0160
     assert error <= 0.7 * block.nmse(codec("turbo3"), x)
 
 
@@ -87,7 +87,7 @@ def test_entries_ascend_and_sums_stay_within_int32() -> None:
     assert (np.diff(entries) >= 0).all()
     assert np.abs(entries).max() == 127
     # no magnitude is over eight times the RMS of its block of 64
-    assert BLOCK * 127 * (2 * 127 + 8 * max(CODE.spans) * TARGET_UNIT) < 2**31
+    assert BLOCK * 127 * (2 * 127 + max(127, 8 * max(CODE.spans)) * TARGET_UNIT) < 2**31
 
 
 def test_decoded_blocks_are_stored_as_themselves() -> None:
@@ -142,4 +142,4 @@ def test_a_step_of_the_training_betters_a_plain_table(monkeypatch: pytest.Monkey
     for stage, steps in (("MAPS", 2), ("MAP_BLOCKS", 64), ("TRAIN_BLOCKS", 256), ("STEPS", 4)):
         monkeypatch.setattr(trellis_train, stage, steps)
     x = np.random.default_rng(1).standard_normal((512, BLOCK))
-    assert nmse(trellis_train.train(), x) < 0.0175
+    assert nmse(trellis_train.train(), x) < 0.0170

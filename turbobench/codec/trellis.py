@@ -44,7 +44,8 @@ Ints = npt.NDArray[np.int32]
 class Trellis:
     """A trellis code: `masks` say which window bits XOR into each bit of the index into `entries`, lowest bit first.
 
-    `entries` int8 [2**len(masks)]; `spans`: the block's RMS, in table units, for each try of the scale search.
+    `entries` int8 [2**len(masks)], 127 the largest magnitude; `spans`: the tries of the scale search, each the RMS
+    that it gives the block in units of an entry. One more try puts the block's largest magnitude at 127.
     """
 
     window: int
@@ -105,6 +106,12 @@ def nmse(code: Trellis, x: npt.ArrayLike) -> float:
     return float(np.sum(error**2) / np.sum(blocks.astype(np.float64) ** 2))
 
 
+def factors(code: Trellis, rms: Floats, peak: Floats) -> list[Floats]:
+    """Return what each try multiplies blocks of these RMS [n] and largest magnitudes [n] by to make a target."""
+    by_rms = [_F32(span * TARGET_UNIT) / rms for span in code.spans]
+    return [*by_rms, _F32(127 * TARGET_UNIT) / peak]
+
+
 def viterbi(code: Trellis, target: Ints) -> tuple[Ints, Ints]:
     """Return symbols [n, m] and start states [n] of the entries nearest to `target` [n, m] in units of 1/TARGET_UNIT.
 
@@ -148,13 +155,12 @@ def _quantize(code: Trellis, x: Floats) -> Bytes:
 
 
 def _search(code: Trellis, q: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Return symbols [n, 64], start states [n], and the sums of q*t and t*t [n] of the best span."""
+    """Return symbols [n, 64], start states [n], and the sums of q*t and t*t [n] of the best try."""
     n = len(q)
     rms = np.sqrt(np.sum(q.astype(np.int64) ** 2, axis=1).astype(_F32)) / _F32(np.sqrt(BLOCK))
     best, best_start = np.zeros((n, BLOCK), np.int32), np.zeros(n, np.int32)
     best_dot, best_energy = np.zeros(n, np.int32), np.ones(n, np.int32)
-    for span in code.spans:
-        factor = _F32(span * TARGET_UNIT) / rms
+    for factor in factors(code, rms, np.abs(q).max(axis=1).astype(_F32)):
         symbols, start = viterbi(code, np.rint(q.astype(_F32) * factor[:, None]).astype(np.int32))
         entries = code.entries[code.labels()[windows(code, start, symbols)]].astype(np.int32)
         dot, energy = np.einsum("ij,ij->i", q, entries), np.einsum("ij,ij->i", entries, entries)

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from turbobench.codec.tables import BLOCK
-from turbobench.codec.trellis import BITS, TARGET_UNIT, Trellis, viterbi, windows
+from turbobench.codec.trellis import BITS, Trellis, factors, viterbi, windows
 
 SEED = 64
 WINDOW = 3 * BITS
 INDEX_BITS = 6
 MAPS, MAP_BLOCKS = 200, 256
 TRAIN_BLOCKS, STEPS = 2048, 25
-SPREADS = (0.92, 0.97, 1.02, 1.08)
-"""The spans, as fractions of the RMS of a block over that of the table's entries as they are used."""
+SPREADS = (0.86, 0.96, 1.06)
+"""The spans, as fractions of the one that gives a block the scale of the table before it was brought to int8."""
 
 Reals = npt.NDArray[np.float64]
 
@@ -64,8 +64,9 @@ def improve(code: Trellis, table: Reals, blocks: Reals) -> tuple[Reals, float]:
     least = np.full(len(blocks), np.inf)
     index, scale = np.zeros(blocks.shape, np.intp), np.zeros(len(blocks))
     labels = code.labels()
-    for span in code.spans:
-        symbols, start = viterbi(code, np.rint(blocks * (span * TARGET_UNIT)).astype(np.int32))
+    peak = np.abs(blocks).max(axis=1).astype(np.float32)
+    for factor in factors(code, np.ones_like(peak), peak):
+        symbols, start = viterbi(code, np.rint(blocks * factor[:, None]).astype(np.int32))
         used = labels[windows(code, start, symbols)]
         entries = table[used]
         fit = np.sum(blocks * entries, axis=1) / np.sum(entries**2, axis=1)
