@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +74,24 @@ def test_every_value_is_read_from_its_own_and_two_earlier_symbols() -> None:
         (moved,) = np.nonzero(dequantize(CODE, changed)[0] != before)
         assert value in moved
         assert set(moved) <= {value, value + 1, value + 2}
+
+
+def test_all_indices_of_a_block_are_a_few_operations_on_its_planes() -> None:
+    # the form of a kernel: each bit plane of the indices is an XOR of the planes and of the planes shifted by a value
+    data = quantize(CODE, np.random.default_rng(5).standard_normal((1, BLOCK)))[0]
+    start, low64 = int(data[0]) & (CODE.states - 1), (1 << BLOCK) - 1
+    planes = [int.from_bytes(data[2 + 8 * k : 10 + 8 * k].tobytes(), "little") for k in range(BITS)]
+    window_planes = list(planes)
+    for back in (0, 1):
+        before = [start >> (BITS * back + k) & 1 for k in range(BITS)]
+        window_planes += [(window_planes[BITS * back + k] << 1 | before[k]) & low64 for k in range(BITS)]
+    used = [[window_planes[bit] for bit in range(CODE.window) if mask >> bit & 1] for mask in CODE.masks]
+    assert sum(len(terms) - 1 for terms in used) == 10  # TRELLIS.md counts on it
+    index_planes = [functools.reduce(operator.xor, terms) for terms in used]
+    indices = [sum((plane >> v & 1) << bit for bit, plane in enumerate(index_planes)) for v in range(BLOCK)]
+    decoded = dequantize(CODE, data[None])[0]
+    entries = CODE.entries[indices].astype(np.float32)
+    np.testing.assert_array_equal(decoded, entries * (decoded[0] / entries[0]))
 
 
 def test_ways_out_of_a_state_and_into_it_are_spread_over_the_table() -> None:
