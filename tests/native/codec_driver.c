@@ -1,10 +1,11 @@
 // Runs one codec function over stdin -> stdout, or times them all: `codec_driver isa`, `codec_driver bench`,
-// `codec_driver {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4}`.
+// `codec_driver {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4}`, `codec_driver {quantize|dequantize} ref turbo3t`.
 // quantize: floats -> blocks. dequantize: blocks -> floats. dot: per 64 values one turbo block, then its two Q8_0
 // blocks -> one float for the whole row.
 #define _POSIX_C_SOURCE 200809L
 
 #include "turbo-quants.h"
+#include "turbo-trellis-ref.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,13 +33,18 @@ struct codec {
 WRAP(3)
 WRAP(4)
 
+static void quantize_ref_3t(const float * x, void * y, int64_t k) { quantize_row_turbo3t_ref(x, y, k); }
+static void dequantize_ref_3t(const void * x, float * y, int64_t k) { dequantize_row_turbo3t(x, y, k); }
+
 static const struct codec codecs[] = {
     { "ref",  "turbo3", sizeof(block_turbo3), quantize_ref_3,      dequantize_ref_3,  ggml_vec_dot_turbo3_q8_0_generic },
     { "simd", "turbo3", sizeof(block_turbo3), quantize_row_turbo3, dequantize_simd_3, ggml_vec_dot_turbo3_q8_0         },
     { "ref",  "turbo4", sizeof(block_turbo4), quantize_ref_4,      dequantize_ref_4,  ggml_vec_dot_turbo4_q8_0_generic },
     { "simd", "turbo4", sizeof(block_turbo4), quantize_row_turbo4, dequantize_simd_4, ggml_vec_dot_turbo4_q8_0         },
+    { "ref",  "turbo3t", sizeof(block_turbo3t), quantize_ref_3t,   dequantize_ref_3t, NULL                             },
 };
 static const size_t n_codecs = sizeof(codecs)/sizeof(codecs[0]);
+static const size_t n_timed  = sizeof(codecs)/sizeof(codecs[0]) - 1; // the trellis has only its reference
 
 static unsigned char * read_all(size_t * size) {
     size_t capacity = 1 << 20;
@@ -72,7 +78,7 @@ static void run(const struct codec * c, const char * verb) {
         float * out = malloc(k*sizeof(float));
         c->dequantize(in, out, (int64_t) k);
         write_all(out, k*sizeof(float));
-    } else if (strcmp(verb, "dot") == 0) {
+    } else if (strcmp(verb, "dot") == 0 && c->dot) {
         const size_t n = size/(c->block_bytes + 2*sizeof(block_q8_0));
         float out;
         c->dot((int) (n*QK_TURBO), &out, 0, in, 0, in + n*c->block_bytes, 0, 1);
@@ -132,7 +138,7 @@ int main(int argc, char ** argv) {
         return 0;
     }
     if (argc == 2 && strcmp(argv[1], "bench") == 0) {
-        for (size_t i = 0; i < n_codecs; ++i) {
+        for (size_t i = 0; i < n_timed; ++i) {
             bench(&codecs[i]);
         }
         return 0;
@@ -143,6 +149,6 @@ int main(int argc, char ** argv) {
             return 0;
         }
     }
-    fprintf(stderr, "usage: codec_driver isa | bench | {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4}\n");
+    fprintf(stderr, "usage: codec_driver isa | bench | {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4|turbo3t}\n");
     return 2;
 }

@@ -89,7 +89,8 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     cc, prefix = _compiler(variant)
     program = tmp_path_factory.mktemp(variant.name) / "codec_driver"
     kernels = kernels_dir()
-    sources = (kernels / "ref" / "turbo-quants-ref.c", kernels / "cpu" / "turbo-quants.c", _HERE / "codec_driver.c")
+    references = [kernels / "ref" / name for name in ("turbo-quants-ref.c", "turbo-trellis-ref.c")]
+    sources = (*references, kernels / "cpu" / "turbo-quants.c", _HERE / "codec_driver.c")
     includes = (_HERE / "shim", kernels / "common", kernels / "ref", kernels / "cpu")
     subprocess.run(
         [

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.native.conftest import Driver
+from turbobench.codec import trellis
 from turbobench.codec.block import dequantize, quantize
 from turbobench.codec.golden import extreme_blocks, random_blocks
 from turbobench.codec.tables import CODEC_NAMES, CodecName, codec
@@ -68,6 +69,24 @@ def test_dot_product_is_exact_to_float_rounding(driver: Driver, name: CodecName,
         products = dequantize(codec(name), data).astype(np.float64) * y.reshape(n, 64)
         made = np.frombuffer(driver.run("dot", path, name, data=data.tobytes() + q.tobytes()), np.float32)[0]
         assert abs(made - products.sum()) <= 1e-6 * np.abs(products).sum()
+
+
+def test_the_trellis_in_c_makes_the_bytes_of_the_numpy_reference(driver: Driver) -> None:
+    sparse = random_blocks(200, seed=8) * (np.random.default_rng(8).random((200, 64)) < 0.1)
+    x = np.concatenate([random_blocks(400, seed=7), sparse, extreme_blocks()]).astype(np.float32)
+    made = np.frombuffer(driver.run("quantize", "ref", "turbo3t", data=x.tobytes()), np.uint8)
+    np.testing.assert_array_equal(made.reshape(len(x), -1), trellis.quantize(trellis.trellis(), x))
+
+
+def test_the_trellis_in_c_decodes_to_the_floats_of_the_numpy_reference(driver: Driver) -> None:
+    # each finite scale, and random start states and symbols
+    rng = np.random.default_rng(3)
+    field = np.arange(0x7C00 >> 5, dtype="<u2") << 6 | rng.integers(0, 64, 0x7C00 >> 5, dtype="<u2")
+    data = rng.integers(0, 256, (len(field), trellis.BLOCK_BYTES), dtype=np.uint8)
+    data[:, :2] = field[:, None].astype("<u2").view(np.uint8)
+    made = np.frombuffer(driver.run("dequantize", "ref", "turbo3t", data=data.tobytes()), np.uint32)
+    expected = trellis.dequantize(trellis.trellis(), data)
+    np.testing.assert_array_equal(made.reshape(len(data), -1), expected.view(np.uint32))
 
 
 def test_speed_is_printed(driver: Driver, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import difflib
 import sys
 from pathlib import Path
 
-from turbobench.codec import emit, golden
+from turbobench.codec import emit, golden, trellis
 from turbobench.codec.block import nmse
 from turbobench.codec.tables import CODEBOOKS_PATH, CODEC_NAMES, codec
 from turbobench.paths import atomic_path, kernels_dir
@@ -33,7 +33,8 @@ def _check() -> int:
 def _nmse(blocks: int) -> None:
     x = golden.random_blocks(2 * blocks)[:blocks]
     for name in CODEC_NAMES:
-        sys.stdout.write(f"{name}  {nmse(codec(name), x):.6f}\n")
+        sys.stdout.write(f"{name}   {nmse(codec(name), x):.6f}\n")
+    sys.stdout.write(f"turbo3t  {trellis.nmse(trellis.trellis(), x):.6f}\n")
 
 
 def main() -> int:
@@ -42,9 +43,9 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("emit", help="write the tables of C and of GLSL")
     verbs.add_parser("check", help="exit 1 where these tables are not what the codebooks give")
-    verbs.add_parser("golden", help="write the golden vectors").add_argument("path", type=Path)
+    verbs.add_parser("golden", help="write the golden vectors")
     verbs.add_parser("nmse", help="NMSE on Gaussian blocks").add_argument("--blocks", type=int, default=16384)
-    verbs.add_parser("train", help="train the codebooks and the search anew (minutes)")
+    verbs.add_parser("train", help="train the codebooks, the search and the trellis anew (minutes)")
     options = parser.parse_args()
     if options.verb == "emit":
         for name, text in emit.files().items():
@@ -52,13 +53,15 @@ def main() -> int:
     elif options.verb == "check":
         return _check()
     elif options.verb == "golden":
-        _write(options.path, golden.golden_file())
+        _write(golden.PATH, golden.golden_file())
+        _write(golden.TRELLIS_VECTORS_PATH, golden.golden_trellis_file())
     elif options.verb == "nmse":
         _nmse(options.blocks)
     else:
-        from turbobench.codec import train  # noqa: PLC0415 - only needed by the rare verb that takes minutes
+        from turbobench.codec import train, trellis_train  # noqa: PLC0415 - only for the rare verb that takes minutes
 
         _write(CODEBOOKS_PATH, train.codebooks_json().encode())
+        _write(trellis.TRELLIS_PATH, trellis_train.trellis_json().encode())
     return 0
 
 

@@ -23,9 +23,7 @@ def quantize(codec: Codec, x: npt.ArrayLike) -> Bytes:
 
     NaN counts as 0; magnitudes beyond VALUE_MAX, infinities included, as VALUE_MAX; a block below VALUE_MIN is zeros.
     """
-    blocks = np.asarray(x, dtype=_F32)
-    if blocks.ndim != 2 or blocks.shape[1] != BLOCK:
-        raise ValueError(f"blocks must have shape [n, {BLOCK}], not {blocks.shape}")
+    blocks = sanitize(x)
     chunks = [_quantize(codec, blocks[i : i + _CHUNK]) for i in range(0, len(blocks), _CHUNK)]
     return np.concatenate(chunks) if chunks else np.zeros((0, codec.block_bytes), np.uint8)
 
@@ -45,8 +43,15 @@ def nmse(codec: Codec, x: npt.ArrayLike) -> float:
     return float(np.sum(error**2) / np.sum(blocks.astype(np.float64) ** 2))
 
 
-def _quantize(codec: Codec, blocks: Floats) -> Bytes:
-    x = np.clip(np.where(np.isnan(blocks), _F32(0), blocks), _F32(-VALUE_MAX), _F32(VALUE_MAX))
+def sanitize(x: npt.ArrayLike, value_max: float = VALUE_MAX) -> Floats:
+    """Return blocks [n, 64] as float32 with NaN as 0 and magnitudes of at most `value_max`; refuse any other shape."""
+    blocks = np.asarray(x, dtype=_F32)
+    if blocks.ndim != 2 or blocks.shape[1] != BLOCK:
+        raise ValueError(f"blocks must have shape [n, {BLOCK}], not {blocks.shape}")
+    return np.clip(np.where(np.isnan(blocks), _F32(0), blocks), _F32(-value_max), _F32(value_max))
+
+
+def _quantize(codec: Codec, x: Floats) -> Bytes:
     high, low = x.max(axis=1), x.min(axis=1)
     mirrored = ~(high >= -low)
     peak = np.where(mirrored, -low, high)

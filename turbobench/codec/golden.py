@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from turbobench.codec import trellis
 from turbobench.codec.block import quantize
 from turbobench.codec.tables import BLOCK, codec
 
 GOLDEN_SEED = 20261001
 PATH = Path(__file__).with_name("golden.npz")
 """The committed vectors, as `golden_file` makes them."""
+TRELLIS_VECTORS_PATH = Path(__file__).with_name("golden_trellis.npz")
+"""Those of the trellis, as `golden_trellis_file` makes them."""
 
 
 def random_blocks(n: int, seed: int = GOLDEN_SEED) -> npt.NDArray[np.float32]:
@@ -48,4 +51,12 @@ def golden_file() -> bytes:
     buffer = io.BytesIO()
     turbo3, turbo4 = quantize(codec("turbo3"), x), quantize(codec("turbo4"), x)
     np.savez_compressed(buffer, x=x, turbo3=turbo3, turbo4=turbo4)
+    return buffer.getvalue()
+
+
+def golden_trellis_file() -> bytes:
+    """Return turbo3t's bytes of the same input; a file of its own, as no backend has to make them yet."""
+    x = np.concatenate([random_blocks(64), extreme_blocks()])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=x, turbo3t=trellis.quantize(trellis.trellis(), x))
     return buffer.getvalue()
