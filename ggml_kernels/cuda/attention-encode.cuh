@@ -1,6 +1,6 @@
 #pragma once
 
-// How 64 neighbouring values of a row get into a cache of each type. A team of WARPS warps, 1 or 4, does it; its first warp
+// How 64 neighbouring values of a row get into a cache of each type. A team of WARPS warps, 1, 2 or 4, does it; its first warp
 // has the values, lane and 32 + lane in each thread. The row of one token is so few of them that more warps for each cost
 // nothing and save time.
 

@@ -132,14 +132,11 @@ struct warp_columns {
         }
     }
 
-    // of one token, where a column is a head and a mask has one row
-    __device__ __forceinline__ void find_token_mask(const fattn_decode_params & p, const warp_place & place, int position) {
+    // of one token, where a column is a head; its mask has one row, of which each tile has another part
+    __device__ __forceinline__ void find_token_slopes(const fattn_decode_params & p, const warp_place & place) {
         static_assert(NT == 1, "a token has no more columns");
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            mask_at[0][j] = position;
-            slope[0][j]   = slope_of(p, place.head_kv*p.gqa + min(2*place.t + j, place.n_rows - 1));
-        }
+        for (int j = 0; j < 2; ++j) { slope[0][j] = slope_of(p, place.head_kv*p.gqa + min(2*place.t + j, place.n_rows - 1)); }
     }
 
     __device__ __forceinline__ void take(const fattn_decode_params & p, const warp_place & place, const char * packed) {

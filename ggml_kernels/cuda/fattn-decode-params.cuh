@@ -12,7 +12,7 @@ struct fattn_decode_params {
     const char  * packed_q;  // instead of q: [seq][head] packed queries, already rotated; one query a sequence, K of codes
     const char  * k;
     const char  * v;
-    const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need
+    const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need (fattn_short: 4-byte, of any length)
     // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts, in a short context one.
     float       * part;
     float2      * meta;

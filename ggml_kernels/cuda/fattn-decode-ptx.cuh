@@ -71,9 +71,8 @@ static __device__ __forceinline__ void barrier_wait(uint64_t * b, uint32_t phase
 #ifdef FATTN_DECODE_BULK_COPY
     asm volatile("{ .reg .pred p; WAIT_%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; @p bra DONE_%=; bra WAIT_%=; DONE_%=: }"
         :: "r"(shared_address(b)), "r"(phase) : "memory");
-#else
-    // the parity form came with Hopper: Ampere's takes a state, of which only the phase bit is looked at
-    asm volatile("{ .reg .pred p; .reg .b64 s; WAIT_%=: mbarrier.test_wait.parity.shared.b64 p, [%0], %1; @p bra DONE_%=; bra WAIT_%=; DONE_%=: }"
+#else // waiting without asking again came with Hopper
+    asm volatile("{ .reg .pred p; WAIT_%=: mbarrier.test_wait.parity.shared.b64 p, [%0], %1; @p bra DONE_%=; bra WAIT_%=; DONE_%=: }"
         :: "r"(shared_address(b)), "r"(phase) : "memory");
 #endif
 }

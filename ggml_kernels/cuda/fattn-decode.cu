@@ -85,7 +85,8 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
         return (K->ne[0] <= 128 && columns <= 8 && (fits(plan, K, V, columns, warps, 3, half) || fits(plan, K, V, columns, warps, 2, half))) ||
             fits(plan, K, V, columns, warps, 3, most) || fits(plan, K, V, columns, warps, 2, most);
     };
-    // a short context fills few multiprocessors: blocks of half the warps are done sooner
+    // A short context fills few multiprocessors: blocks of half the warps are done sooner. Not heads of 128, whose instance with all
+    // strides known wants all warps; nobody measured which is better for what the short kernel does not take.
     if (K->ne[0] != 128 && K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits_with(FATTN_DECODE_WARPS/2)) {
         return true;
     }

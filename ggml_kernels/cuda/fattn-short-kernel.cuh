@@ -5,7 +5,7 @@
 //   - a block has one KV head and a run of positions, and makes its queries itself;
 //   - the block that has the token's own position makes and stores its rows of K and V as well, and only the warp that
 //     attends to that position waits for them;
-//   - some warps prepare these rows while the others fetch the cache; then half of them encode while the others attend;
+//   - some warps prepare these rows while the others fetch the cache; then some of them encode while the others attend;
 //   - warps combine in shared memory, and the block of a head that is done last combines the runs;
 //   - what could be done in two places is done in a loop, for the sake of less code.
 
@@ -178,6 +178,7 @@ struct short_tiles {
 template <int D, typename LK, typename LV>
 static __device__ __forceinline__ void make_rows(const warp_place & place, const short_tiles<D, LK, LV> & tiles, short_encoders<LK, LV> & encoders,
         float * rows, char * spare, uint64_t * made) {
+    static_assert(short_encoder_warps(D) % SHORT_TEAM == 0 && short_encoder_warps(D) <= TURBO_TEAMS*SHORT_TEAM, "each team has its own place in shared memory");
     constexpr int TEAMS = short_encoder_warps(D)/SHORT_TEAM, RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
 #pragma unroll 1
     for (int task = place.warp/SHORT_TEAM - (fattn_short_warps(D)/SHORT_TEAM - TEAMS); task < 2*RUNS; task += TEAMS) {
@@ -357,7 +358,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             tiles.set_fresh(position_of(position_k, p.idx[0]), position_of(position_v, p.idx[1]));
             makes = tiles.fresh_k >= 0 || tiles.fresh_v >= 0;
             if (makes && place.warp >= ATTENDING) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
-            columns.find_token_mask(a, place, place.warp*16 + place.g);
+            columns.find_token_slopes(a, place);
             columns.take(a, place, packed);
             out[0].clear();
         } else if (n_tiles > 2) {

@@ -209,9 +209,9 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 #endif
 
 // A team of 1, 2 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
-// blocks that a team's time is what counts.
+// blocks that a team's time is what counts, two where other warps have work meanwhile.
 #define TURBO_MAX_TEAM       4
-#define TURBO_TEAMS          4 // of a CTA, at most
+#define TURBO_TEAMS          4 // of a CTA that encode at once, at most, and neighbours
 
 template <typename block_t> struct turbo_encode_shared {
     turbo_search_table<turbo_traits<block_t>::LEVELS> table;

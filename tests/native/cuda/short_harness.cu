@@ -245,6 +245,9 @@ template <typename LK, typename LV> static void check_pair() {
     run< 64, LK, LV>({  512, 8, 8,  300,  256, true,  false, true  }, nullptr);
     run<128, LK, LV>({ 1024, 8, 4,  600,  256, true,  false, false, 90 }, nullptr);
     run<128, LK, LV>({ 4096, 8, 8, 4000, 1024, true,  false, false }, nullptr);
+    run<256, LK, LV>({ 2048, 2, 8, 2000, 1024, true,  true,  true  }, nullptr);
+    run<256, LK, LV>({  512, 4, 4,  400,  256, true,  false, false, 70 }, nullptr);
+    run< 64, LK, LV>({ 4096, 8, 7, 4000, 1024, true,  false, false }, nullptr);
     run<256, LK, LV>({  256, 4, 2,  100,  128, true,  false, false }, nullptr);
     run< 64, LK, LV>({  256, 8, 1,    0,  256, true,  false, false }, nullptr);
 }
@@ -260,6 +263,7 @@ int main(int argc, char ** argv) {
 #ifndef ONE_PAIR
     check_pair<load_q8_0,   load_turbo4>();
     check_pair<load_q5_0,   load_q4_0>();
+    check_pair<load_f16,    load_turbo4>();
 #endif
     if (argc < 2 || strcmp(argv[1], "check") != 0) {
         char * weights;

@@ -171,13 +171,8 @@ template <typename T> struct device_array {
     }
 };
 
-// few blocks: four warps for each, as SET_ROWS of one token has it
-template <typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks) {
-    if (n_blocks < 1024) {
-        k_encode<4><<<(n_blocks + 1)/2, 2*4*TURBO_LANES>>>(x, y, n_blocks);
-    } else {
-        k_encode<1><<<(n_blocks + TURBO_TEAMS - 1)/TURBO_TEAMS, TURBO_TEAMS*TURBO_LANES>>>(x, y, n_blocks);
-    }
+template <int TEAM, typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks, int teams) {
+    k_encode<TEAM><<<(n_blocks + teams - 1)/teams, teams*TEAM*TURBO_LANES>>>(x, y, n_blocks);
 }
 
 // NMSE of a block, of what the format can hold of it
@@ -193,18 +188,23 @@ template <typename block_t> static double nmse_of(const float * x, const block_t
     return error/energy;
 }
 
-template <typename block_t> static void check_encode(const floats & x, bool host) {
+// team: warps for a block, or 0: on the host
+template <typename block_t> static void check_encode(const floats & x, int team) {
     const int n = (int) (x.size()/QK_TURBO);
     std::vector<block_t> expected(n), made(n);
     encode_ref(x.data(), expected.data(), (int64_t) x.size());
-    if (host) {
+    if (team == 0) {
         for (int i = 0; i < n; ++i) {
             encode_on_host(&x[(size_t) i*QK_TURBO], &made[i]);
         }
     } else {
         const device_array<float> dx(x);
         const device_array<block_t> dy(n);
-        encode_launch(dx.p, dy.p, n);
+        switch (team) {
+            case 1:  encode_launch<1>(dx.p, dy.p, n, TURBO_TEAMS); break;
+            case 2:  encode_launch<2>(dx.p, dy.p, n, TURBO_TEAMS); break;
+            default: encode_launch<4>(dx.p, dy.p, n, 2);
+        }
         CHECK(cudaDeviceSynchronize());
         made = dy.get(n);
     }
@@ -220,7 +220,7 @@ template <typename block_t> static void check_encode(const floats & x, bool host
         }
     }
     const std::string more = differing ? "; their NMSE is the reference's times " + std::to_string(error/error_ref) : "";
-    verdict(std::string(name_of(made.data())) + " encode" + (host ? " (host)" : ""), differing, n, more);
+    verdict(std::string(name_of(made.data())) + " encode, " + (team == 0 ? "host" : "teams of " + std::to_string(team)), differing, n, more);
 }
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------
@@ -382,13 +382,15 @@ template <typename block_t> static void time_all() {
         for (auto & v : x) { v = gauss(rng); }
         const device_array<float> df(x);
         const int blocks = tokens*16;
-        const double t = time_us([&] { encode_launch(df.p, dx.p, blocks); });
+        const double t = time_us([&] { // a prompt has many blocks, a token few
+            if (tokens == 1) { encode_launch<4>(df.p, dx.p, blocks, 2); } else { encode_launch<1>(df.p, dx.p, blocks, TURBO_TEAMS); }
+        });
         printf("      %s encode, %d x 1024: %.2f us, %.2f ns a block\n", name, tokens, t, 1000*t/blocks);
     }
 }
 
 template <typename block_t> static void check_all(const floats & x, bool host) {
-    check_encode<block_t>(x, host);
+    for (int team : host ? std::vector<int>{ 0 } : std::vector<int>{ 1, 2, 4 }) { check_encode<block_t>(x, team); }
     if (host) {
         check_look_up<block_t>();
     } else {
