@@ -81,17 +81,13 @@ static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
 }
 
-// 16 bytes, or 8 or 4, of which all but the first `there` become zeros
-static __device__ __forceinline__ void copy_or_clear(void * dst, const void * src, int there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
-}
-
-static __device__ __forceinline__ void copy_or_clear_4(void * dst, const void * src, int there) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
-}
-
-static __device__ __forceinline__ void copy_or_clear_8(void * dst, const void * src, int there) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
+// BYTES (4, 8 or 16), of which all but the first `there` become zeros
+template <int BYTES> static __device__ __forceinline__ void copy_or_clear(void * dst, const void * src, int there = BYTES) {
+    if constexpr (BYTES == 16) { // .cg, past the first-level cache, takes no other size
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(there), "n"(BYTES) : "memory");
+    }
 }
 
 static __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -61,8 +61,8 @@ static __device__ __forceinline__ void store_run(E & encode, float * values, cha
 
 // By copies, not loads: the compiler puts what all threads load alike into uniform registers at once, and waits for it.
 static __device__ __forceinline__ void fetch_position(char * to, const fattn_short_index & s) {
-    if (s.is_64) { copy_or_clear_8(to, s.data, 8); }
-    else         { copy_or_clear_4(to, s.data, 4); }
+    if (s.is_64) { copy_or_clear<8>(to, s.data); }
+    else         { copy_or_clear<4>(to, s.data); }
 }
 
 static __device__ __forceinline__ int64_t position_of(const char * fetched, const fattn_short_index & s) {
@@ -119,7 +119,7 @@ struct short_operand {
             const int r = i/COPIES, c = i%COPIES*16;
             // some rows need all their copies only where they begin late: nothing is read past one, which may be the last
             const bool there = first + r < n_kv && (ROW%16 == 0 || c < shift() + ROW);
-            copy_or_clear(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, there ? 16 : 0);
+            copy_or_clear<16>(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, there ? 16 : 0);
         }
     }
 };
@@ -149,7 +149,7 @@ struct short_tiles {
     __device__ __forceinline__ void load_mask(int index, int n_kv, int thread, int n) const {
         for (int i = thread; mask && i < TILE/2; i += n) {
             const int at = first + index*TILE + 2*i;
-            copy_or_clear_4(of_mask(index) + 4*i, mask + (int64_t) 2*min(at, (n_kv - 1) & ~1), max(0, min(4, 2*(n_kv - at))));
+            copy_or_clear<4>(of_mask(index) + 4*i, mask + (int64_t) 2*min(at, (n_kv - 1) & ~1), max(0, min(4, 2*(n_kv - at))));
         }
     }
 

@@ -39,7 +39,12 @@ def dequantize(codec: Codec, data: Bytes) -> Floats:
 def nmse(codec: Codec, x: npt.ArrayLike) -> float:
     """Return the squared error of a round trip of blocks [n, 64] relative to their energy."""
     blocks = np.asarray(x, dtype=_F32)
-    error = dequantize(codec, quantize(codec, blocks)).astype(np.float64) - blocks
+    return relative_error(dequantize(codec, quantize(codec, blocks)), blocks)
+
+
+def relative_error(made: Floats, blocks: Floats) -> float:
+    """Return the squared error of what was made of blocks [n, 64] relative to their energy."""
+    error = made.astype(np.float64) - blocks
     return float(np.sum(error**2) / np.sum(blocks.astype(np.float64) ** 2))
 
 

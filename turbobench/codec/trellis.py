@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from turbobench.codec.block import Bytes, Floats, sanitize
+from turbobench.codec.block import Bytes, Floats, relative_error, sanitize
 from turbobench.codec.tables import BLOCK, Q_MAX, TABLE_UNIT
 
 TRELLIS_PATH = Path(__file__).with_name("trellis.json")
@@ -102,8 +102,7 @@ def dequantize(code: Trellis, data: Bytes) -> Floats:
 def nmse(code: Trellis, x: npt.ArrayLike) -> float:
     """Return the squared error of a round trip of blocks [n, 64] relative to their energy."""
     blocks = np.asarray(x, dtype=_F32)
-    error = dequantize(code, quantize(code, blocks)).astype(np.float64) - blocks
-    return float(np.sum(error**2) / np.sum(blocks.astype(np.float64) ** 2))
+    return relative_error(dequantize(code, quantize(code, blocks)), blocks)
 
 
 def factors(code: Trellis, rms: Floats, peak: Floats) -> list[Floats]:
