@@ -1,7 +1,8 @@
 #pragma once
 
-// The block formats turbo3 and turbo4: 64 values, an fp16 scale and 3- or 4-bit codes into an int8 codebook.
+// The block formats turbo3, turbo4 and turbo3t: 64 values, a scale and 3- or 4-bit codes into an int8 codebook.
 // Plain enough for C, C++, CUDA, HIP and Metal. Needs ggml_half and static_assert (ggml-common.h has both).
+// turbo3 and turbo4 (turbo3t: turbo-trellis-ref.h):
 //
 //   value[v] = d * kvalues[book][code[v]] / 128,   book = bits(d) & 7
 //
@@ -40,3 +41,9 @@ typedef struct {
     uint8_t qs[QK_TURBO / 2];    // nibbles
 } block_turbo4;
 static_assert(sizeof(block_turbo4) == sizeof(ggml_half) + QK_TURBO/2, "wrong turbo4 block size/padding");
+
+typedef struct {
+    uint16_t ds;                    // ten bits of the scale, and the six of the start state
+    uint8_t qs[3][QK_TURBO / 8];    // plane k: bit k of each symbol
+} block_turbo3t;
+static_assert(sizeof(block_turbo3t) == sizeof(block_turbo3), "turbo3t takes the bytes of turbo3");

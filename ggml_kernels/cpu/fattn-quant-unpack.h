@@ -10,7 +10,9 @@
 #define GGML_COMMON_DECL_CPP
 #include "ggml-common.h"
 #include "turbo-tables.h"
+#include "turbo-trellis-tables.h"
 #include "turbo-quants-simd.h"
+#include "turbo-trellis-simd.h"
 
 #include "ggml-cpu-impl.h"
 #include "simd-mappings.h"
@@ -165,7 +167,7 @@ struct unpack_iq4_nl {
     }
 };
 
-// the codebook entries of a turbo block, by the decoder of turbo-quants.c
+// the table entries of a turbo block, by the decoders of turbo-quants.c and turbo-trellis.c
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 static inline void store_entries(int8_t * q, const turbo_entries & t) { _mm512_storeu_si512(q, t); }
 #elif defined(TURBO_ISA)
@@ -197,5 +199,19 @@ struct unpack_turbo3 {
         turbo3_entries_ref(&b, q);
 #endif
         d = GGML_CPU_FP16_TO_FP32(b.d) * TURBO_ENTRY_SCALE;
+    }
+};
+
+struct unpack_turbo3t {
+    typedef block_turbo3t block_t;
+    static constexpr int  BLOCK   = QK_TURBO;
+    static constexpr bool HAS_MIN = false;
+    static inline void unpack(const block_t & b, int8_t * q, float & d, float &) {
+#if defined(TURBO_ISA)
+        store_entries(q, turbo3t_entries(&b));
+#else
+        turbo3t_entries_ref(&b, q);
+#endif
+        d = GGML_CPU_FP16_TO_FP32(turbo3t_scale_half(&b)) * TURBO_ENTRY_SCALE;
     }
 };

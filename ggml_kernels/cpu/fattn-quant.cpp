@@ -100,6 +100,7 @@ static const cache_type * find_cache_type(ggml_type type) {
     static const cache_type iq4_nl = quantized<unpack_iq4_nl>();
     static const cache_type turbo4 = quantized<unpack_turbo4>();
     static const cache_type turbo3 = quantized<unpack_turbo3>();
+    static const cache_type turbo3t = quantized<unpack_turbo3t>();
     switch (type) {
         case GGML_TYPE_F32:    return &f32;
         case GGML_TYPE_F16:    return &f16;
@@ -112,6 +113,7 @@ static const cache_type * find_cache_type(ggml_type type) {
         case GGML_TYPE_IQ4_NL: return &iq4_nl;
         case GGML_TYPE_TURBO4: return &turbo4;
         case GGML_TYPE_TURBO3: return &turbo3;
+        case GGML_TYPE_TURBO3T: return &turbo3t;
         default:               return nullptr;
     }
 }

@@ -22,7 +22,7 @@ static const char * const MAKE_ANEW = "make one with 'turbobench policy -m MODEL
 // what -ctk and -ctv take (kv_cache_types in common/arg.cpp)
 static bool type_from_name(const std::string & name, ggml_type & type) {
     for (const ggml_type known : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
-            GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_TURBO3, GGML_TYPE_TURBO4 }) {
+            GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_TURBO3, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3T }) {
         if (name == ggml_type_name(known)) {
             type = known;
             return true;

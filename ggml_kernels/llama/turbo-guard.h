@@ -2,7 +2,7 @@
 
 // Refuses a KV cache in which a turbo type would be a bad type.
 //
-// turbo3 and turbo4 are codebooks for rotated (near Gaussian) values. Without the Hadamard rotation, or where the cache
+// turbo3, turbo4 and turbo3t have tables for rotated (near Gaussian) values. Without the Hadamard rotation, or where the cache
 // tensors are also read by something other than attention, they would run and silently give bad text.
 
 #include "llama-model.h"
@@ -11,7 +11,7 @@
 #include <string>
 
 static inline bool llama_is_turbo(ggml_type type) {
-    return type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4;
+    return type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4 || type == GGML_TYPE_TURBO3T;
 }
 
 // Throws std::runtime_error with the reason; context creation reports it and fails.

@@ -182,8 +182,7 @@ size_t quantize_turbo4(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst
     return nrows * (n_per_row/QK_TURBO) * sizeof(block_turbo4);
 }
 
-// one turbo block against its two Q8_0 blocks
-static inline float turbo_dot_block(const int8_t * t, ggml_half d, const block_q8_0 * y) {
+float turbo_dot_block_ref(const int8_t * t, ggml_half d, const block_q8_0 * y) {
     int32_t sum0 = 0;
     int32_t sum1 = 0;
     for (int j = 0; j < QK8_0; ++j) {
@@ -204,7 +203,7 @@ void ggml_vec_dot_turbo3_q8_0_generic(int n, float * GGML_RESTRICT s, size_t bs,
     for (int ib = 0; ib < n/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
         turbo3_entries_ref(&x[ib], t);
-        sum += turbo_dot_block(t, x[ib].d, &y[2*ib]);
+        sum += turbo_dot_block_ref(t, x[ib].d, &y[2*ib]);
     }
     *s = sum * TURBO_ENTRY_SCALE;
 }
@@ -220,7 +219,7 @@ void ggml_vec_dot_turbo4_q8_0_generic(int n, float * GGML_RESTRICT s, size_t bs,
     for (int ib = 0; ib < n/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
         turbo4_entries_ref(&x[ib], t);
-        sum += turbo_dot_block(t, x[ib].d, &y[2*ib]);
+        sum += turbo_dot_block_ref(t, x[ib].d, &y[2*ib]);
     }
     *s = sum * TURBO_ENTRY_SCALE;
 }

@@ -33,6 +33,9 @@ GGML_API void dequantize_row_turbo4(const block_turbo4 * GGML_RESTRICT x, float 
 GGML_API void turbo3_entries_ref(const block_turbo3 * x, int8_t * t);
 GGML_API void turbo4_entries_ref(const block_turbo4 * x, int8_t * t);
 
+// entries [64] of a block whose scale is d against its two Q8_0 blocks, times 128
+GGML_API float turbo_dot_block_ref(const int8_t * t, ggml_half d, const block_q8_0 * y);
+
 // imatrix is ignored: a cache row has no importance known beforehand
 GGML_API size_t quantize_turbo3(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst, int64_t nrows, int64_t n_per_row, const float * imatrix);
 GGML_API size_t quantize_turbo4(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst, int64_t nrows, int64_t n_per_row, const float * imatrix);

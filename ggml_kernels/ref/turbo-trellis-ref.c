@@ -1,6 +1,7 @@
 #include "turbo-trellis-ref.h"
 
 #include "ggml-impl.h"
+#include "turbo-quants-ref.h"
 
 #include "turbo-trellis-tables.h"
 
@@ -10,55 +11,43 @@
 
 #define STATES  64 // two symbols
 #define WINDOWS 512
-#define ENTRIES 64
 
 static_assert(STATES*8 == WINDOWS, "a window is a state and a symbol");
 
-#define Q_MAX  16384.0f // the block as integers has its largest magnitude here
-#define TARGET 4.0f     // targets are in quarters of an entry
-
-static inline int turbo3t_index(int window) {
-    int index = 0;
-    for (int bit = 0; bit < 6; ++bit) {
-        for (int masked = window & turbo3t_masks[bit]; masked; masked &= masked - 1) {
-            index ^= 1 << bit;
-        }
-    }
-    return index;
+static inline int8_t turbo3t_entry(int window) {
+    return kvalues_turbo3t[turbo3t_maps[0][window & 7] ^ turbo3t_maps[1][window >> 3 & 7] ^ turbo3t_maps[2][window >> 6]];
 }
 
 static void turbo3t_entries(int state, const uint8_t * symbol, int8_t * t) {
     for (int v = 0; v < QK_TURBO; ++v) {
         const int window = state << 3 | symbol[v];
-        t[v]  = kvalues_turbo3t[turbo3t_index(window)];
+        t[v]  = turbo3t_entry(window);
         state = window & (STATES - 1);
     }
 }
 
-// The symbols and the start state (returned) whose entries are nearest to the target.
-static int turbo3t_viterbi(const int32_t * target, const uint8_t * index, uint8_t * symbol) {
+// The symbols and the start state (returned) whose entries are nearest to the target. entry: of each window.
+static int turbo3t_viterbi(const int32_t * target, const int16_t * entry, uint8_t * symbol) {
     uint8_t came[QK_TURBO][STATES]; // the three oldest bits of the window by which a state was reached
     int32_t cost[STATES] = { 0 };
     for (int v = 0; v < QK_TURBO; ++v) {
-        int32_t near[ENTRIES]; // |target/4 - entry|^2 less what does not depend on the entry, halved
-        for (int i = 0; i < ENTRIES; ++i) {
-            near[i] = 2*kvalues_turbo3t[i]*kvalues_turbo3t[i] - kvalues_turbo3t[i]*target[v];
+        int32_t total[WINDOWS]; // with |target/4 - entry|^2 less what does not depend on the entry, halved
+        for (int before = 0; before < STATES; ++before) {
+            for (int w = 8*before; w < 8*before + 8; ++w) {
+                total[w] = cost[before] + 2*entry[w]*entry[w] - entry[w]*(int16_t) target[v];
+            }
         }
-        int32_t total[WINDOWS];
-        for (int w = 0; w < WINDOWS; ++w) {
-            total[w] = cost[w >> 3] + near[index[w]];
+        int32_t oldest[STATES] = { 0 };
+        memcpy(cost, total, sizeof(cost));
+        for (int other = 1; other < 8; ++other) {
+            for (int s = 0; s < STATES; ++s) {
+                const int better = total[other*STATES + s] < cost[s];
+                cost[s]   = better ? total[other*STATES + s] : cost[s];
+                oldest[s] = better ? other : oldest[s];
+            }
         }
         for (int s = 0; s < STATES; ++s) {
-            cost[s]    = total[s];
-            came[v][s] = 0;
-        }
-        for (int oldest = 1; oldest < 8; ++oldest) {
-            for (int s = 0; s < STATES; ++s) {
-                const int32_t other  = total[oldest*STATES + s];
-                const int     better = other < cost[s];
-                cost[s]    = better ? other : cost[s];
-                came[v][s] = (uint8_t) (better ? oldest : came[v][s]);
-            }
+            came[v][s] = (uint8_t) oldest[s];
         }
     }
     int state = 0;
@@ -84,7 +73,7 @@ static float turbo3t_load(const float * x, int32_t * q) {
     if (peak < TURBO3T_VALUE_MIN) {
         return 0.0f;
     }
-    const float factor = Q_MAX/peak;
+    const float factor = TURBO3T_Q_MAX/peak;
     for (int v = 0; v < QK_TURBO; ++v) {
         q[v] = (int32_t) lrintf(value[v]*factor);
     }
@@ -99,41 +88,30 @@ static float turbo3t_rms(const int32_t * q) {
     return sqrtf((float) sum)/8.0f;
 }
 
-// what the search keeps: sums of q*t and t*t, and the path
-struct turbo3t_found {
-    int32_t dot;
-    int32_t energy;
-    int     start;
-    uint8_t symbol[QK_TURBO];
-};
-
 // One try of the scale: kept if it is better than what was found.
-static void turbo3t_try(const int32_t * q, float factor, const uint8_t * index, struct turbo3t_found * found) {
+static void turbo3t_try(const int32_t * q, float factor, const int16_t * entry, struct turbo3t_found * found) {
     int32_t target[QK_TURBO];
     for (int v = 0; v < QK_TURBO; ++v) {
         target[v] = (int32_t) lrintf((float) q[v]*factor);
     }
     struct turbo3t_found f = { 0, 0, 0, { 0 } };
     int8_t t[QK_TURBO];
-    f.start = turbo3t_viterbi(target, index, f.symbol);
+    f.start = turbo3t_viterbi(target, entry, f.symbol);
     turbo3t_entries(f.start, f.symbol, t);
     for (int v = 0; v < QK_TURBO; ++v) {
         f.dot    += q[v]*t[v];
         f.energy += t[v]*t[v];
     }
-    const float a = (float) f.dot;
-    const float b = (float) found->dot;
-    // dot^2/energy is what a least-squares scale removes from the error
-    if (f.dot > 0 && a*a*(float) found->energy > b*b*(float) f.energy) {
+    if (turbo3t_is_better(f.dot, f.energy, found)) {
         *found = f;
     }
 }
 
 void quantize_row_turbo3t_ref(const float * GGML_RESTRICT x, block_turbo3t * GGML_RESTRICT y, int64_t k) {
     assert(k % QK_TURBO == 0);
-    uint8_t index[WINDOWS];
+    int16_t entry[WINDOWS];
     for (int w = 0; w < WINDOWS; ++w) {
-        index[w] = (uint8_t) turbo3t_index(w);
+        entry[w] = turbo3t_entry(w);
     }
     for (int64_t ib = 0; ib < k/QK_TURBO; ++ib) {
         int32_t q[QK_TURBO];
@@ -145,13 +123,10 @@ void quantize_row_turbo3t_ref(const float * GGML_RESTRICT x, block_turbo3t * GGM
         const float rms = turbo3t_rms(q);
         struct turbo3t_found f = { 0, 1, 0, { 0 } };
         for (int i = 0; i < TURBO3T_SPANS; ++i) {
-            turbo3t_try(q, turbo3t_spans[i]*TARGET/rms, index, &f);
+            turbo3t_try(q, turbo3t_spans[i]*TURBO3T_TARGET/rms, entry, &f);
         }
-        turbo3t_try(q, 127.0f*TARGET/Q_MAX, index, &f);
-        const float scale = peak*((float) f.dot/(float) f.energy)*(128.0f/Q_MAX);
-        const int   half  = GGML_FP32_TO_FP16(scale < 65504.0f ? scale : 65504.0f);
-        const int   kept  = (half + 16) >> 5;
-        y[ib].ds = (uint16_t) ((kept < 0x7c00 >> 5 ? kept : (0x7c00 >> 5) - 1) << 6 | f.start);
+        turbo3t_try(q, 127.0f*TURBO3T_TARGET/TURBO3T_Q_MAX, entry, &f);
+        y[ib].ds = turbo3t_field(GGML_FP32_TO_FP16(turbo3t_found_scale(peak, &f)), f.start);
         for (int v = 0; v < QK_TURBO; ++v) {
             for (int plane = 0; plane < 3; ++plane) {
                 y[ib].qs[plane][v >> 3] |= (uint8_t) ((f.symbol[v] >> plane & 1) << (v & 7));
@@ -160,7 +135,7 @@ void quantize_row_turbo3t_ref(const float * GGML_RESTRICT x, block_turbo3t * GGM
     }
 }
 
-ggml_half turbo3t_entries_ref(const block_turbo3t * x, int8_t * t) {
+void turbo3t_entries_ref(const block_turbo3t * x, int8_t * t) {
     uint8_t symbol[QK_TURBO];
     for (int v = 0; v < QK_TURBO; ++v) {
         symbol[v] = 0;
@@ -169,17 +144,38 @@ ggml_half turbo3t_entries_ref(const block_turbo3t * x, int8_t * t) {
         }
     }
     turbo3t_entries(x->ds & (STATES - 1), symbol, t);
-    return (ggml_half) (x->ds >> 6 << 5);
 }
 
 void dequantize_row_turbo3t(const block_turbo3t * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t k) {
     assert(k % QK_TURBO == 0);
     for (int64_t ib = 0; ib < k/QK_TURBO; ++ib) {
         int8_t t[QK_TURBO];
-        const ggml_half bits = turbo3t_entries_ref(&x[ib], t);
-        const float d = GGML_FP16_TO_FP32(bits)*TURBO_ENTRY_SCALE;
+        turbo3t_entries_ref(&x[ib], t);
+        const float d = GGML_FP16_TO_FP32(turbo3t_scale_half(&x[ib]))*TURBO_ENTRY_SCALE;
         for (int v = 0; v < QK_TURBO; ++v) {
             y[ib*QK_TURBO + v] = d*t[v];
         }
     }
+}
+
+size_t quantize_turbo3t(const float * GGML_RESTRICT src, void * GGML_RESTRICT dst, int64_t nrows, int64_t n_per_row, const float * imatrix) {
+    GGML_UNUSED(imatrix);
+    quantize_row_turbo3t_ref(src, (block_turbo3t *) dst, nrows*n_per_row);
+    return nrows * (n_per_row/QK_TURBO) * sizeof(block_turbo3t);
+}
+
+void ggml_vec_dot_turbo3t_q8_0_generic(int n, float * GGML_RESTRICT s, size_t bs, const void * GGML_RESTRICT vx, size_t bx, const void * GGML_RESTRICT vy, size_t by, int nrc) {
+    assert(n % QK_TURBO == 0);
+    assert(nrc == 1);
+    GGML_UNUSED(bs); GGML_UNUSED(bx); GGML_UNUSED(by); GGML_UNUSED(nrc);
+
+    const block_turbo3t * x = (const block_turbo3t *) vx;
+    const block_q8_0    * y = (const block_q8_0 *) vy;
+    float sum = 0.0f;
+    for (int ib = 0; ib < n/QK_TURBO; ++ib) {
+        int8_t t[QK_TURBO];
+        turbo3t_entries_ref(&x[ib], t);
+        sum += turbo_dot_block_ref(t, turbo3t_scale_half(&x[ib]), &y[2*ib]);
+    }
+    *s = sum * TURBO_ENTRY_SCALE;
 }

@@ -1,11 +1,11 @@
 // Runs one codec function over stdin -> stdout, or times them all: `codec_driver isa`, `codec_driver bench`,
-// `codec_driver {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4}`, `codec_driver {quantize|dequantize} ref turbo3t`.
+// `codec_driver {quantize|dequantize|dot} {ref|simd} {turbo3|turbo4|turbo3t}`.
 // quantize: floats -> blocks. dequantize: blocks -> floats. dot: per 64 values one turbo block, then its two Q8_0
 // blocks -> one float for the whole row.
 #define _POSIX_C_SOURCE 200809L
 
 #include "turbo-quants.h"
-#include "turbo-trellis-ref.h"
+#include "turbo-trellis.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,19 +32,17 @@ struct codec {
 
 WRAP(3)
 WRAP(4)
-
-static void quantize_ref_3t(const float * x, void * y, int64_t k) { quantize_row_turbo3t_ref(x, y, k); }
-static void dequantize_ref_3t(const void * x, float * y, int64_t k) { dequantize_row_turbo3t(x, y, k); }
+WRAP(3t)
 
 static const struct codec codecs[] = {
     { "ref",  "turbo3", sizeof(block_turbo3), quantize_ref_3,      dequantize_ref_3,  ggml_vec_dot_turbo3_q8_0_generic },
     { "simd", "turbo3", sizeof(block_turbo3), quantize_row_turbo3, dequantize_simd_3, ggml_vec_dot_turbo3_q8_0         },
     { "ref",  "turbo4", sizeof(block_turbo4), quantize_ref_4,      dequantize_ref_4,  ggml_vec_dot_turbo4_q8_0_generic },
     { "simd", "turbo4", sizeof(block_turbo4), quantize_row_turbo4, dequantize_simd_4, ggml_vec_dot_turbo4_q8_0         },
-    { "ref",  "turbo3t", sizeof(block_turbo3t), quantize_ref_3t,   dequantize_ref_3t, NULL                             },
+    { "ref",  "turbo3t", sizeof(block_turbo3t), quantize_ref_3t,      dequantize_ref_3t,  ggml_vec_dot_turbo3t_q8_0_generic },
+    { "simd", "turbo3t", sizeof(block_turbo3t), quantize_row_turbo3t, dequantize_simd_3t, ggml_vec_dot_turbo3t_q8_0         },
 };
 static const size_t n_codecs = sizeof(codecs)/sizeof(codecs[0]);
-static const size_t n_timed  = sizeof(codecs)/sizeof(codecs[0]) - 1; // the trellis has only its reference
 
 static unsigned char * read_all(size_t * size) {
     size_t capacity = 1 << 20;
@@ -78,7 +76,7 @@ static void run(const struct codec * c, const char * verb) {
         float * out = malloc(k*sizeof(float));
         c->dequantize(in, out, (int64_t) k);
         write_all(out, k*sizeof(float));
-    } else if (strcmp(verb, "dot") == 0 && c->dot) {
+    } else if (strcmp(verb, "dot") == 0) {
         const size_t n = size/(c->block_bytes + 2*sizeof(block_q8_0));
         float out;
         c->dot((int) (n*QK_TURBO), &out, 0, in, 0, in + n*c->block_bytes, 0, 1);
@@ -95,7 +93,7 @@ static double now_ns(void) {
 }
 
 static void bench(const struct codec * c) {
-    enum { BLOCKS = 1024, REPEATS = 20 };
+    enum { BLOCKS = 256, REPEATS = 40 };
     static float x[BLOCKS*QK_TURBO];
     static unsigned char blocks[BLOCKS*sizeof(block_turbo4)];
     static block_q8_0 q[2*BLOCKS];
@@ -138,7 +136,7 @@ int main(int argc, char ** argv) {
         return 0;
     }
     if (argc == 2 && strcmp(argv[1], "bench") == 0) {
-        for (size_t i = 0; i < n_timed; ++i) {
+        for (size_t i = 0; i < n_codecs; ++i) {
             bench(&codecs[i]);
         }
         return 0;

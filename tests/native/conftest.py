@@ -90,7 +90,8 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     program = tmp_path_factory.mktemp(variant.name) / "codec_driver"
     kernels = kernels_dir()
     references = [kernels / "ref" / name for name in ("turbo-quants-ref.c", "turbo-trellis-ref.c")]
-    sources = (*references, kernels / "cpu" / "turbo-quants.c", _HERE / "codec_driver.c")
+    fast = [kernels / "cpu" / name for name in ("turbo-quants.c", "turbo-trellis.c")]
+    sources = (*references, *fast, _HERE / "codec_driver.c")
     includes = (_HERE / "shim", kernels / "common", kernels / "ref", kernels / "cpu")
     subprocess.run(
         [
