@@ -14,12 +14,16 @@ from turbobench.layer_types import LayerTypes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVType:
-    """A ggml cache type. `block` is values per block, `block_bytes` bytes per block; `ggml_id` its enum value."""
+    """A ggml cache type. `block` is values per block, `block_bytes` bytes per block; `ggml_id` its enum value.
+
+    `backends` are those that have kernels for it, None if all have (or llama.cpp's own rule which).
+    """
 
     name: str
     block: int
     block_bytes: int
     ggml_id: int
+    backends: frozenset[str] | None = None
 
     @property
     def bpv(self) -> float:
@@ -29,6 +33,9 @@ class KVType:
     @property
     def is_turbo(self) -> bool:
         return self.name.startswith("turbo")
+
+    def runs_on(self, backend: str) -> bool:
+        return self.backends is None or backend in self.backends
 
 
 KV_TYPES: dict[str, KVType] = {
@@ -45,6 +52,7 @@ KV_TYPES: dict[str, KVType] = {
         KVType(name="iq4_nl", block=32, block_bytes=18, ggml_id=20),
         KVType(name="turbo4", block=64, block_bytes=34, ggml_id=97),
         KVType(name="turbo3", block=64, block_bytes=26, ggml_id=96),
+        KVType(name="turbo3t", block=64, block_bytes=26, ggml_id=98, backends=frozenset({"cpu"})),
     )
 }
 

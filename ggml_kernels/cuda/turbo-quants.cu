@@ -3,16 +3,22 @@
 
 // ---- what is supported ------------------------------------------------------------------------------------------------
 
-static bool ggml_cuda_touches_turbo(const ggml_tensor * op) {
-    bool touches = ggml_cuda_is_turbo(op->type);
+// turbo3t is a type of the CPU alone: there is no kernel for it here
+static bool ggml_cuda_is_turbo3t(ggml_type type) {
+    return type == GGML_TYPE_TURBO3T;
+}
+
+static bool ggml_cuda_touches(const ggml_tensor * op, bool (*is)(ggml_type)) {
+    bool touches = is(op->type);
     for (int i = 0; i < GGML_MAX_SRC; ++i) {
-        touches = touches || (op->src[i] && ggml_cuda_is_turbo(op->src[i]->type));
+        touches = touches || (op->src[i] && is(op->src[i]->type));
     }
     return touches;
 }
 
 bool ggml_cuda_turbo_unsupported(const ggml_tensor * op) {
-    if (!ggml_cuda_touches_turbo(op)) {
+    const bool turbo3t = ggml_cuda_touches(op, ggml_cuda_is_turbo3t);
+    if (!turbo3t && !ggml_cuda_touches(op, ggml_cuda_is_turbo)) {
         return false;
     }
     switch (op->op) {
@@ -21,14 +27,15 @@ bool ggml_cuda_turbo_unsupported(const ggml_tensor * op) {
         case GGML_OP_VIEW:
         case GGML_OP_PERMUTE:
         case GGML_OP_TRANSPOSE:
+            return false;
         case GGML_OP_GET_ROWS:
         case GGML_OP_SET_ROWS:
         case GGML_OP_CPY:
         case GGML_OP_FLASH_ATTN_EXT:
-            return false;
+            return turbo3t;
         case GGML_OP_CONT:
         case GGML_OP_DUP: // as memory
-            return op->type != op->src[0]->type || !ggml_is_contiguous(op) || !ggml_is_contiguous(op->src[0]);
+            return turbo3t || op->type != op->src[0]->type || !ggml_is_contiguous(op) || !ggml_is_contiguous(op->src[0]);
         default:
             return true;
     }

@@ -15,6 +15,15 @@ static inline bool ggml_metal_is_turbo(enum ggml_type type) {
     return type == GGML_TYPE_TURBO3 || type == GGML_TYPE_TURBO4;
 }
 
+// turbo3t is a type of the CPU alone: there is no kernel for it here
+static inline bool ggml_metal_touches_turbo3t(const struct ggml_tensor * op) {
+    bool touches = op->type == GGML_TYPE_TURBO3T;
+    for (int i = 0; i < GGML_MAX_SRC; ++i) {
+        touches = touches || (op->src[i] != NULL && op->src[i]->type == GGML_TYPE_TURBO3T);
+    }
+    return touches;
+}
+
 // ---- FLASH_ATTN_EXT ---------------------------------------------------------------------------------------------------
 
 static inline bool ggml_metal_fa_is_own_type(enum ggml_type type) {
@@ -48,7 +57,7 @@ static inline void ggml_metal_fa_type_name(const struct ggml_tensor * op, bool u
 
 // Does supports_op have to ask ggml_metal_turbo_supports about this? Some of its own cases answer for all types.
 static inline bool ggml_metal_turbo_decides(const struct ggml_tensor * op) {
-    if (ggml_metal_is_turbo(op->type) || (op->op == GGML_OP_FLASH_ATTN_EXT && ggml_metal_fa_is_own_pair(op))) {
+    if (ggml_metal_is_turbo(op->type) || ggml_metal_touches_turbo3t(op) || (op->op == GGML_OP_FLASH_ATTN_EXT && ggml_metal_fa_is_own_pair(op))) {
         return true;
     }
     for (int i = 0; i < GGML_MAX_SRC; ++i) {
@@ -68,6 +77,13 @@ static inline bool ggml_metal_turbo_supports(const struct ggml_tensor * op, bool
         case GGML_OP_PERMUTE:
         case GGML_OP_TRANSPOSE:
             return true;
+        default:
+            break;
+    }
+    if (ggml_metal_touches_turbo3t(op)) {
+        return false;
+    }
+    switch (op->op) {
         case GGML_OP_GET_ROWS:
             return op->type == GGML_TYPE_F32;
         case GGML_OP_SET_ROWS:
