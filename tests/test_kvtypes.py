@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from turbobench.backends import BACKENDS
 from turbobench.errors import ConfigError
 from turbobench.kvtypes import KV_TYPES, KVPair
 
@@ -65,6 +66,13 @@ def test_the_properties_reach_the_command() -> None:
     assert KVPair.parse("turbo4+c").argv(center)[-2:] == ["--kv-center", "means.gguf"]
     assert KVPair.parse("q4_0:unrotated").env == {"LLAMA_ATTN_ROT_DISABLE": "1"}
     assert KVPair.parse("q4_0").env == {"LLAMA_ATTN_ROT_DISABLE": "0"}
+
+
+def test_the_trellis_is_a_type_of_the_cpu_alone_in_the_bytes_of_turbo3() -> None:
+    trellis = KV_TYPES["turbo3t"]
+    assert [backend for backend in BACKENDS if trellis.runs_on(backend)] == ["cpu"]
+    assert all(KV_TYPES["turbo3"].runs_on(backend) for backend in BACKENDS)
+    assert trellis.bpv == KV_TYPES["turbo3"].bpv == 3.25
 
 
 def test_properties_cost_no_bits() -> None:

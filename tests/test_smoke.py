@@ -9,6 +9,7 @@ import pytest
 from turbobench import smoke
 from turbobench.errors import BuildError, FetchError
 from turbobench.gguf_header import read_header
+from turbobench.kvtypes import KVPair
 from turbobench.placement import Verdict
 
 FALLBACK = Verdict(placement="fallback", reason="attention ran on the CPU")
@@ -23,6 +24,24 @@ def test_a_gpu_build_whose_attention_runs_on_the_cpu_is_none(name: str) -> None:
 def test_a_type_that_upstream_has_no_kernel_for_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     smoke._check_placement("iq4_nl", FALLBACK, "cuda")
     assert "iq4_nl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("backend", "has_it"), [("cpu", True), ("cuda", False)])
+def test_only_the_types_of_the_backend_are_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, has_it: bool
+) -> None:
+    tried: list[str] = []
+
+    def decode(_: object, pair: KVPair) -> Verdict:
+        tried.append(pair.type_k)
+        return Verdict(placement="verified", reason="")
+
+    monkeypatch.setattr(smoke, "_model", lambda: tmp_path)
+    monkeypatch.setattr(smoke, "_decode", decode)
+    monkeypatch.setattr(smoke, "_evaluate", lambda *_: None)
+    smoke.smoke(tmp_path, backend=backend)
+    assert ("turbo3t" in tried) is has_it
+    assert {"f16", "turbo3", "turbo4"} <= set(tried)
 
 
 def test_without_a_network_a_model_of_random_weights_is_made(

@@ -27,7 +27,7 @@ from turbobench.gpu import Gpu
 from turbobench.layer_types import LayerTypes
 from turbobench.machine import host_id
 from turbobench.model import layer_types_for
-from turbobench.prepare import Request, inputs, prepare
+from turbobench.prepare import Request, check_types, inputs, prepare, preview
 from turbobench.sweep import KVCenter, Prepared, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label
 from turbobench.synth import SMOKE_SHAPE, write_model
@@ -406,6 +406,29 @@ def test_a_centred_pair_without_a_file_is_refused_before_anything_is_done(tmp_pa
         with pytest.raises(ConfigError, match=rf"turbo4\+c needs a file of K's means, .*{missing}") as caught:
             prepare(Request(spec=spec, model=str(tmp_path / "m.gguf"), kv_center=given))
         assert "turbobench calibrate" in caught.value.hint
+
+
+@pytest.mark.parametrize("backend", ["cuda", "vulkan"])
+@pytest.mark.parametrize("section", ["speed", "quality", "niah"])
+def test_a_type_that_the_backend_lacks_is_refused_before_anything_is_done(backend: str, section: str) -> None:
+    spec = SweepSpec.model_validate({"name": "t", "pairs": ["f16", "turbo4+c/turbo3t"], section: {}})
+    for stage in (prepare, preview):
+        with pytest.raises(ConfigError, match=rf"turbo4\+c/turbo3t cannot .* on {backend}: .* turbo3t") as caught:
+            stage(Request(spec=spec, model="no-such-model", backend=backend))
+        assert caught.value.hint.endswith("has turbo3t: cpu")
+
+
+def test_a_policy_with_a_type_that_the_backend_lacks_is_refused(sweep: Prepared, tmp_path: Path) -> None:
+    types = layer_types_for(sweep.model, "mine", "turbo4", "turbo4")
+    layer_types.write(LayerTypes.build("mine", types, {2: ("turbo3t", "turbo4")}), tmp_path / "mine.kv-types")
+    spec = SweepSpec.model_validate({"name": "t", "pairs": [f"policy:{tmp_path / 'mine.kv-types'}"], "speed": {}})
+    check_types(spec, "cpu")
+    with pytest.raises(ConfigError, match="policy:mine cannot be measured on hip"):
+        check_types(spec, "hip")
+
+
+def test_the_error_of_a_codec_is_measured_in_every_build() -> None:
+    check_types(SweepSpec.model_validate({"name": "t", "codec": {"types": ["turbo3t"]}}), "cuda")
 
 
 def test_a_policy_reaches_every_program_and_is_proven_layer_by_layer(

@@ -256,13 +256,18 @@ class SweepSpec(Strict):
         return self.pairs if self.niah is None or self.niah.pairs is None else self.niah.pairs
 
     @property
-    def centered(self) -> tuple[KVPair, ...]:
-        """The pairs that need `kv_center`; those of `quality.decode` are among quality's."""
+    def used_pairs(self) -> tuple[KVPair, ...]:
+        """The pairs of all sections; those of `quality.decode` are among quality's."""
         used = [*(self.speed_pairs if self.speed else ()), *(self.niah_pairs if self.niah else ())]
         if self.quality is not None:
             given = self.quality.as_given
             used += [*self.quality_pairs, *((given.pairs or ()) if given is not None else ())]
-        return tuple(pair for pair in used if pair.center)
+        return tuple(used)
+
+    @property
+    def centered(self) -> tuple[KVPair, ...]:
+        """The pairs that need `kv_center`."""
+        return tuple(pair for pair in self.used_pairs if pair.center)
 
 
 def load_sweep(ref: str | Path) -> SweepSpec:

@@ -15,6 +15,7 @@ from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
 from turbobench.errors import ConfigError, ModelError, ToolchainError
 from turbobench.hashing import cached_sha256
+from turbobench.kvtypes import KV_TYPES
 from turbobench.machine import this_machine
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
 from turbobench.models import resolve_model
@@ -42,6 +43,7 @@ class Request:
 def prepare(request: Request) -> Prepared:
     """Run the stages in the order in which they fail fastest; raises the error of the stage that fails."""
     spec = request.spec
+    check_types(spec, request.backend)
     _check_device(request.backend)
     model, corpus = inputs(request)
     kv_center = _kv_center(request, model)
@@ -70,6 +72,7 @@ def preview(request: Request) -> Prepared:
     Where there is no build yet its id is `unbuilt`, and the cell ids are not those that a run will have.
     """
     backends.get(request.backend)
+    check_types(request.spec, request.backend)
     model, corpus = inputs(request)
     tree = patched_tree(request)
     found = find_build(tree, request.backend)
@@ -103,6 +106,23 @@ def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
             "make it with 'turbobench calibrate', or give another with --kv-center or as kv_center: in the sweep",
         )
     return KVCenter(path=path.resolve(), sha256=cached_sha256(path))
+
+
+def check_types(spec: SweepSpec, backend: str) -> None:
+    """Raise ConfigError where a pair needs a type that the backend has no kernels for: the CPU would do its work.
+
+    The codec section runs on the CPU in every build, so all types are fine there.
+    """
+    backends.get(backend)
+    for pair in spec.used_pairs:
+        for name in sorted(pair.types_used(0) | pair.types_used(1)):
+            if not KV_TYPES[name].runs_on(backend):
+                there = ", ".join(sorted(KV_TYPES[name].backends or ()))
+                raise ConfigError(
+                    f"{pair.short} cannot be measured on {backend}: it has no kernels for {name}, so that attention "
+                    "would run on the CPU",
+                    f"leave the pair out, or use a backend that has {name}: {there}",
+                )
 
 
 def _check_device(backend: str) -> None:

@@ -94,27 +94,27 @@ static inline int turbo3t_place(int state) {
     return (state & 0x33) | (state >> 1 & 4) | (state << 1 & 8);
 }
 
-static inline void turbo3t_windows(__m256i * best, __m256i cost, const __m256i * near, int turn) {
+static inline void turbo3t_windows(__m256i * best, __m256i cost, const __m256i * dist, int turn) {
     for (int column = 0; column < 8; ++column) {
-        best[column] = _mm256_min_epi32(best[column], _mm256_add_epi32(cost, near[column ^ turn]));
+        best[column] = _mm256_min_epi32(best[column], _mm256_add_epi32(cost, dist[column ^ turn]));
     }
 }
 
 // the states of two rows: from costs [oldest][pair of rows] to costs [row][pair of columns]
-static inline void turbo3t_rows(__m256i before[8][4], __m256i after[8][4], int pair, const __m256i * near, uint8_t * came) {
+static inline void turbo3t_rows(__m256i before[8][4], __m256i after[8][4], int pair, const __m256i * dist, uint8_t * came) {
     const __m256i low = _mm256_set1_epi32(7);
     const __m256i row = _mm256_set_m128i(_mm_set1_epi32(2*pair + 1), _mm_set1_epi32(2*pair));
     __m256i best[8], oldest[8];
     for (int column = 0; column < 8; ++column) {
-        best[column] = _mm256_add_epi32(before[0][pair], near[column ^ turbo3t_turn(0)]);
+        best[column] = _mm256_add_epi32(before[0][pair], dist[column ^ turbo3t_turn(0)]);
     }
-    turbo3t_windows(best, before[1][pair], near, turbo3t_turn(1));
-    turbo3t_windows(best, before[2][pair], near, turbo3t_turn(2));
-    turbo3t_windows(best, before[3][pair], near, turbo3t_turn(3));
-    turbo3t_windows(best, before[4][pair], near, turbo3t_turn(4));
-    turbo3t_windows(best, before[5][pair], near, turbo3t_turn(5));
-    turbo3t_windows(best, before[6][pair], near, turbo3t_turn(6));
-    turbo3t_windows(best, before[7][pair], near, turbo3t_turn(7));
+    turbo3t_windows(best, before[1][pair], dist, turbo3t_turn(1));
+    turbo3t_windows(best, before[2][pair], dist, turbo3t_turn(2));
+    turbo3t_windows(best, before[3][pair], dist, turbo3t_turn(3));
+    turbo3t_windows(best, before[4][pair], dist, turbo3t_turn(4));
+    turbo3t_windows(best, before[5][pair], dist, turbo3t_turn(5));
+    turbo3t_windows(best, before[6][pair], dist, turbo3t_turn(6));
+    turbo3t_windows(best, before[7][pair], dist, turbo3t_turn(7));
     for (int column = 0; column < 8; ++column) {
         oldest[column] = _mm256_and_si256(best[column], low);
         best[column]   = _mm256_or_si256(_mm256_andnot_si256(low, best[column]), row);
@@ -157,11 +157,11 @@ static inline void turbo3t_forward(const int32_t * q, const float * factors, con
         // 8*(2*entry^2 - entry*target)
         const __m256i weight = _mm256_broadcastsi128_si256(_mm_blend_epi16(turned, _mm_set1_epi32(8 << 16), 0xaa));
         for (int pair = 0; pair < 4; ++pair) {
-            __m256i near[8];
+            __m256i dist[8];
             for (int x = 0; x < 8; ++x) {
-                near[x] = _mm256_madd_epi16(steps->pair[pair][x], weight);
+                dist[x] = _mm256_madd_epi16(steps->pair[pair][x], weight);
             }
-            turbo3t_rows(cost[v & 1], cost[~v & 1], pair, near, paths->came[v][16*pair]);
+            turbo3t_rows(cost[v & 1], cost[~v & 1], pair, dist, paths->came[v][16*pair]);
         }
     }
     turbo3t_last(cost[QK_TURBO & 1], paths->last);

@@ -83,26 +83,26 @@ static inline int turbo3t_place(int state) {
     return (state & 0x20) | (state << 2 & 0x1c) | (state >> 3 & 3);
 }
 
-static inline void turbo3t_windows(__m512i * best, __m512i cost, const __m512i * near, int turn) {
+static inline void turbo3t_windows(__m512i * best, __m512i cost, const __m512i * dist, int turn) {
     for (int column = 0; column < 8; ++column) {
-        best[column] = _mm512_min_epi32(best[column], _mm512_add_epi32(cost, near[column ^ turn]));
+        best[column] = _mm512_min_epi32(best[column], _mm512_add_epi32(cost, dist[column ^ turn]));
     }
 }
 
 // the states of four rows: from costs [oldest][four rows] to costs [row][four columns]
-static inline void turbo3t_rows(__m512i before[8][2], __m512i after[8][2], int four, const __m512i * near, uint8_t * came) {
+static inline void turbo3t_rows(__m512i before[8][2], __m512i after[8][2], int four, const __m512i * dist, uint8_t * came) {
     const __m512i row = _mm512_add_epi32(_mm512_set1_epi32(4*four), _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0));
     __m512i best[8];
     for (int column = 0; column < 8; ++column) {
-        best[column] = _mm512_add_epi32(before[0][four], near[column ^ turbo3t_turn(0)]);
+        best[column] = _mm512_add_epi32(before[0][four], dist[column ^ turbo3t_turn(0)]);
     }
-    turbo3t_windows(best, before[1][four], near, turbo3t_turn(1));
-    turbo3t_windows(best, before[2][four], near, turbo3t_turn(2));
-    turbo3t_windows(best, before[3][four], near, turbo3t_turn(3));
-    turbo3t_windows(best, before[4][four], near, turbo3t_turn(4));
-    turbo3t_windows(best, before[5][four], near, turbo3t_turn(5));
-    turbo3t_windows(best, before[6][four], near, turbo3t_turn(6));
-    turbo3t_windows(best, before[7][four], near, turbo3t_turn(7));
+    turbo3t_windows(best, before[1][four], dist, turbo3t_turn(1));
+    turbo3t_windows(best, before[2][four], dist, turbo3t_turn(2));
+    turbo3t_windows(best, before[3][four], dist, turbo3t_turn(3));
+    turbo3t_windows(best, before[4][four], dist, turbo3t_turn(4));
+    turbo3t_windows(best, before[5][four], dist, turbo3t_turn(5));
+    turbo3t_windows(best, before[6][four], dist, turbo3t_turn(6));
+    turbo3t_windows(best, before[7][four], dist, turbo3t_turn(7));
     for (int column = 0; column < 8; ++column) {
         _mm_storeu_si128((__m128i *) came + column, _mm512_cvtepi32_epi8(best[column]));
         // the row in place of the low three bits
@@ -148,11 +148,11 @@ static inline void turbo3t_forward(const int32_t * q, const float * factors, con
         // 8*(2*entry^2 - entry*target)
         const __m512i weight = _mm512_broadcast_i32x4(_mm_blend_epi16(turned, _mm_set1_epi32(8 << 16), 0xaa));
         for (int four = 0; four < 2; ++four) {
-            __m512i near[8];
+            __m512i dist[8];
             for (int x = 0; x < 8; ++x) {
-                near[x] = _mm512_madd_epi16(steps->pair[four][x], weight);
+                dist[x] = _mm512_madd_epi16(steps->pair[four][x], weight);
             }
-            turbo3t_rows(cost[v & 1], cost[~v & 1], four, near, paths->came[v][32*four]);
+            turbo3t_rows(cost[v & 1], cost[~v & 1], four, dist, paths->came[v][32*four]);
         }
     }
     turbo3t_last(cost[QK_TURBO & 1], paths->last);

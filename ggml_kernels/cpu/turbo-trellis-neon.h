@@ -77,26 +77,26 @@ static inline int turbo3t_place(int state) {
     return state;
 }
 
-static inline void turbo3t_windows(int32x4_t * best, int32x4_t cost, const int32x4_t * near, int turn) {
+static inline void turbo3t_windows(int32x4_t * best, int32x4_t cost, const int32x4_t * dist, int turn) {
     for (int column = 0; column < 8; ++column) {
-        best[column] = vminq_s32(best[column], vaddq_s32(cost, near[column ^ turn]));
+        best[column] = vminq_s32(best[column], vaddq_s32(cost, dist[column ^ turn]));
     }
 }
 
 // the states of a row: from costs [oldest][row] to costs [row][column]
-static inline void turbo3t_row(int32x4_t before[8][8], int32x4_t after[8][8], int row, const int32x4_t * near, uint8_t * came) {
+static inline void turbo3t_row(int32x4_t before[8][8], int32x4_t after[8][8], int row, const int32x4_t * dist, uint8_t * came) {
     const int32x4_t low = vdupq_n_s32(7);
     int32x4_t best[8];
     for (int column = 0; column < 8; ++column) {
-        best[column] = vaddq_s32(before[0][row], near[column ^ turbo3t_turn(0)]);
+        best[column] = vaddq_s32(before[0][row], dist[column ^ turbo3t_turn(0)]);
     }
-    turbo3t_windows(best, before[1][row], near, turbo3t_turn(1));
-    turbo3t_windows(best, before[2][row], near, turbo3t_turn(2));
-    turbo3t_windows(best, before[3][row], near, turbo3t_turn(3));
-    turbo3t_windows(best, before[4][row], near, turbo3t_turn(4));
-    turbo3t_windows(best, before[5][row], near, turbo3t_turn(5));
-    turbo3t_windows(best, before[6][row], near, turbo3t_turn(6));
-    turbo3t_windows(best, before[7][row], near, turbo3t_turn(7));
+    turbo3t_windows(best, before[1][row], dist, turbo3t_turn(1));
+    turbo3t_windows(best, before[2][row], dist, turbo3t_turn(2));
+    turbo3t_windows(best, before[3][row], dist, turbo3t_turn(3));
+    turbo3t_windows(best, before[4][row], dist, turbo3t_turn(4));
+    turbo3t_windows(best, before[5][row], dist, turbo3t_turn(5));
+    turbo3t_windows(best, before[6][row], dist, turbo3t_turn(6));
+    turbo3t_windows(best, before[7][row], dist, turbo3t_turn(7));
     for (int i = 0; i < 2; ++i) {
         const int16x8_t a = vuzp1q_s16(vreinterpretq_s16_s32(best[4*i + 0]), vreinterpretq_s16_s32(best[4*i + 1]));
         const int16x8_t b = vuzp1q_s16(vreinterpretq_s16_s32(best[4*i + 2]), vreinterpretq_s16_s32(best[4*i + 3]));
@@ -130,12 +130,12 @@ static inline void turbo3t_forward(const int32_t * q, const float * factors, con
         const int32x4_t target = vcvtnq_s32_f32(vmulq_n_f32(factor, (float) q[v]));
         const int16x4_t weight = vmovn_s32(vnegq_s32(vshlq_n_s32(target, 3)));
         for (int row = 0; row < 8; ++row) {
-            int32x4_t near[8]; // 8*(2*entry^2 - entry*target)
+            int32x4_t dist[8]; // 8*(2*entry^2 - entry*target)
             for (int x = 0; x < 8; ++x) {
                 const int16x8_t pair = steps->pair[row][x];
-                near[x] = vmlal_n_s16(vmull_s16(vget_low_s16(pair), weight), vget_high_s16(pair), 16);
+                dist[x] = vmlal_n_s16(vmull_s16(vget_low_s16(pair), weight), vget_high_s16(pair), 16);
             }
-            turbo3t_row(cost[v & 1], cost[~v & 1], row, near, paths->came[v][8*row]);
+            turbo3t_row(cost[v & 1], cost[~v & 1], row, dist, paths->came[v][8*row]);
         }
     }
     turbo3t_last(cost[QK_TURBO & 1], paths->last);

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from turbobench import backends
-from turbobench.conformance.cases import PROMISES, AttentionCase, all_cases
+from turbobench.conformance.cases import PROMISES, ROW_OPS, AttentionCase, RowCase, all_cases
 from turbobench.conformance.faults import FAULTS
 from turbobench.conformance.finding import Tally
 from turbobench.conformance.units import unit_ids
@@ -49,13 +49,23 @@ def test_the_cpu_promises_every_type_of_a_sweep() -> None:
 
 
 def test_a_glob_chooses_cases() -> None:
-    assert unit_ids("cpu", "SET_ROWS *") == ["SET_ROWS turbo3", "SET_ROWS turbo4"]
+    assert unit_ids("cpu", "SET_ROWS *") == ["SET_ROWS turbo3", "SET_ROWS turbo4", "SET_ROWS turbo3t"]
     assert unit_ids("cpu", "nothing") == []
 
 
 def test_the_cpu_is_not_compared_with_itself() -> None:
     assert "test-backend-ops SET_ROWS turbo" not in unit_ids("cpu")
     assert "test-backend-ops SET_ROWS turbo" in unit_ids("cuda")
+
+
+def test_a_type_of_the_cpu_alone_is_promised_by_it_alone() -> None:
+    assert [backend for backend, promise in PROMISES.items() if "turbo3t" in promise.types] == ["cpu"]
+    rows = [case for case in all_cases() if isinstance(case, RowCase) and case.type_name == "turbo3t"]
+    assert len(rows) == len(ROW_OPS)
+    assert all(case.promised(PROMISES["cpu"]) and not case.promised(PROMISES["cuda"]) for case in rows)
+    unit = "test-backend-ops FLASH_ATTN_EXT K turbo3t"
+    assert unit in unit_ids("cpu")
+    assert unit not in unit_ids("cuda")
 
 
 def test_the_cases_that_must_see_a_fault_exist() -> None:

@@ -26,7 +26,7 @@ def test_a_head_size_of_64_is_served(cpu_build: Build, tmp_path: Path) -> None:
     assert code == 0, output[-2000:]
 
 
-@pytest.mark.parametrize("pair", ["turbo4", "q8_0/turbo3", "turbo3/q8_0"])
+@pytest.mark.parametrize("pair", ["turbo4", "q8_0/turbo3", "turbo3/q8_0", "f16/turbo3t"])
 def test_a_cache_that_is_not_rotated_is_refused(cpu_build: Build, tmp_path: Path, pair: str) -> None:
     model = tiny_models.llama(tmp_path / "m.gguf", head_dim=64)
     code, output = _bench(cpu_build, model, pair, env={"LLAMA_ATTN_ROT_DISABLE": "1"})

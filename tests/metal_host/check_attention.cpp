@@ -271,6 +271,7 @@ static void check_supported(const cache_type & k, const cache_type & v) {
 }
 
 int main() {
+    host::report("supports_op of turbo3t", host_refuses("turbo3t") && !host_refuses("turbo3"), "it has no kernel here");
     for (const cache_type & k : host::CACHE_TYPES) {
         for (const cache_type & v : host::CACHE_TYPES) {
             check_supported(k, v);

@@ -13,6 +13,7 @@ static const struct {
     { "q4_0",   GGML_TYPE_Q4_0   },
     { "turbo4", GGML_TYPE_TURBO4 },
     { "turbo3", GGML_TYPE_TURBO3 },
+    { "turbo3t", GGML_TYPE_TURBO3T },
 };
 
 // ggml's own would bring all of ggml with it
@@ -60,4 +61,25 @@ bool host_fa_supported(const char * type_k, const char * type_v, int head_k, int
     struct attention a;
     make_attention(&a, type_k, type_v, head_k, head_v);
     return ggml_metal_turbo_decides(&a.op) && ggml_metal_turbo_supports(&a.op, true, true);
+}
+
+bool host_refuses(const char * type) {
+    static const enum ggml_op ops[] = { GGML_OP_SET_ROWS, GGML_OP_GET_ROWS, GGML_OP_CPY, GGML_OP_CONT, GGML_OP_MUL_MAT, GGML_OP_FLASH_ATTN_EXT };
+    bool refuses = true;
+    for (size_t i = 0; i < sizeof(ops)/sizeof(ops[0]); ++i) {
+        for (int place = -1; place < 3; ++place) {
+            struct ggml_tensor src[3], op;
+            memset(src, 0, sizeof(src));
+            memset(&op, 0, sizeof(op));
+            op.op = ops[i];
+            for (int s = 0; s < 3; ++s) {
+                src[s].nb[0] = sizeof(float);
+                src[s].ne[0] = 128;
+                op.src[s]    = &src[s];
+            }
+            *(place < 0 ? &op.type : &src[place].type) = type_of(type);
+            refuses = refuses && ggml_metal_turbo_decides(&op) && !ggml_metal_turbo_supports(&op, true, true);
+        }
+    }
+    return refuses;
 }

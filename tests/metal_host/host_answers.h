@@ -11,6 +11,9 @@ extern "C" {
 void host_fa_type_name(const char * type_k, const char * type_v, char * name, size_t size);
 bool host_fa_supported(const char * type_k, const char * type_v, int head_k, int head_v);
 
+// whether every op that reads or writes a cache of that type is refused, whatever supports_op says of other types
+bool host_refuses(const char * type);
+
 #ifdef __cplusplus
 }
 #endif

@@ -72,7 +72,7 @@ static double milliseconds(ggml_type type, int queries) {
 
 int main() {
     printf("%-8s %12s %14s\n", "K and V", "1 query, ms", "512 queries, ms");
-    for (ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3 }) {
+    for (ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3, GGML_TYPE_TURBO3T }) {
         printf("%-8s %12.3f %14.1f\n", ggml_type_name(type), milliseconds(type, 1), milliseconds(type, 512));
     }
     return 0;

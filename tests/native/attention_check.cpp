@@ -52,7 +52,7 @@ struct cache {
         std::vector<float> x((size_t) row*rows);
         for (int r = 0; r < rows*s.heads_kv; ++r) { fill(s.input, &x[(size_t) r*s.head], s.head, r); }
         all = ggml_new_tensor_2d(ctx, type, row, rows);
-        ggml_quantize_chunk(type, x.data(), all->data, 0, rows, row, nullptr);
+        ggml_get_type_traits_cpu(type)->from_float(x.data(), all->data, (int64_t) x.size());
         view = ggml_view_4d(ctx, all, s.head, s.n_kv, s.heads_kv, s.n_seq, all->nb[1], ggml_row_size(type, s.head), all->nb[1]*s.n_kv, 0);
         values.resize(x.size());
         ggml_get_type_traits(type)->to_float(all->data, values.data(), (int64_t) x.size());
@@ -173,7 +173,7 @@ static const shape shapes[] = {
 
 int main(int argc, char ** argv) {
     const bool corrupt = argc > 1 && strcmp(argv[1], "corrupt") == 0;
-    const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q5_0, GGML_TYPE_Q4_0, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3 };
+    const ggml_type types[] = { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q5_0, GGML_TYPE_Q4_0, GGML_TYPE_TURBO4, GGML_TYPE_TURBO3, GGML_TYPE_TURBO3T };
     bool wrong = false;
     for (ggml_type k : types) {
         for (ggml_type v : types) {

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.arm, pytest.mark.build]
 _HERE = Path(__file__).parent
 _CROSS = "aarch64-linux-gnu-"
 _QEMU = "qemu-aarch64-static"
-_TYPES = ("f16", "q8_0", "q5_0", "q4_0", "turbo4", "turbo3")
+_TYPES = ("f16", "q8_0", "q5_0", "q4_0", "turbo4", "turbo3", "turbo3t")
 _OFF = (
     "GGML_NATIVE", "GGML_OPENMP", "GGML_LLAMAFILE", "GGML_CPU_REPACK", "BUILD_SHARED_LIBS", "LLAMA_BUILD_COMMON",
     "LLAMA_BUILD_TESTS", "LLAMA_BUILD_TOOLS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER",

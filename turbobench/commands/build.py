@@ -12,6 +12,7 @@ from turbobench.build import DEFAULT_TARGETS, MORE_TARGETS, build
 from turbobench.commands.apply import DirOption
 from turbobench.commands.fetch import SourceOption
 from turbobench.errors import ConfigError
+from turbobench.kvtypes import KV_TYPES
 from turbobench.smoke import smoke
 from turbobench.source import fetch, load_pin
 from turbobench.stack import apply
@@ -40,6 +41,11 @@ def command(
     made = build(tree, backend, smoke=tested, jobs=jobs, targets=targets, archs=archs)
     devices = f" for {', '.join(made.archs)}" if made.archs else ""
     console.done(f"{backend} build {made.id}{devices} of tree {made.tree_id[:12]}, {made.compiler}")
+    for lacking in (kind for kind in KV_TYPES.values() if not kind.runs_on(backend)):
+        there = ", ".join(sorted(lacking.backends or ()))
+        console.warn(
+            f"{backend} has no kernels for {lacking.name}, which llama.cpp would run on the CPU; it is on: {there}"
+        )
     if made.untested:
         console.warn(f"the smoke test was not run: {made.untested}; a build on a machine with the device runs it")
     console.out.print(str(made.bin_dir))

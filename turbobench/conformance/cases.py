@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from turbobench.codec.tables import CODEC_NAMES, CodecName
+from turbobench.codec.types import TURBO_NAMES, TurboName
 from turbobench.conformance import attention, rows
 from turbobench.conformance.finding import Finding, Tally
 from turbobench.ggml import Device, UnsupportedError
@@ -17,12 +17,12 @@ ROW_OPS: tuple[RowOp, ...] = ("SET_ROWS", "CPY to", "GET_ROWS", "CPY from", "NMS
 
 # The types that every GPU has kernels for, in any pair; those that are the CPU's alone; and what Metal has.
 _TYPES = ("f16", "q8_0", "q5_0", "q4_0", "turbo4", "turbo3")
-_CPU_TYPES = ("bf16", "q5_1", "q4_1", "iq4_nl")
+_CPU_TYPES = ("bf16", "q5_1", "q4_1", "iq4_nl", "turbo3t")
 _METAL_TYPES = ("f16", "q8_0", "turbo4", "turbo3")
 # Head sizes of K and V. 576/512 is MLA's, whose caches turbo types are refused for.
 _HEADS = ((64, 64), (128, 128), (192, 192), (192, 128), (256, 256), (512, 512))
 
-_CHECKS: dict[RowOp, Callable[[Device, CodecName], Tally]] = {
+_CHECKS: dict[RowOp, Callable[[Device, TurboName], Tally]] = {
     "SET_ROWS": rows.check_set_rows,
     "CPY to": rows.check_cpy_to,
     "GET_ROWS": rows.check_get_rows,
@@ -62,7 +62,7 @@ class RowCase:
     """One op on cache rows of one of our types."""
 
     op: RowOp
-    type_name: CodecName
+    type_name: TurboName
 
     @property
     def id(self) -> str:
@@ -73,7 +73,7 @@ class RowCase:
         return "rows"
 
     def promised(self, promise: Promise) -> bool:
-        return self.op in promise.row_ops
+        return self.op in promise.row_ops and self.type_name in promise.types
 
     def check(self, device: Device) -> Tally:
         return _CHECKS[self.op](device, self.type_name)
@@ -107,7 +107,7 @@ Case = RowCase | AttentionCase
 
 def all_cases() -> list[Case]:
     """Return every case, the quickest and most telling first."""
-    found: list[Case] = [RowCase(op=op, type_name=name) for name in CODEC_NAMES for op in ROW_OPS]
+    found: list[Case] = [RowCase(op=op, type_name=name) for name in TURBO_NAMES for op in ROW_OPS]
     pairs = [KVPair(k, v) for k in _TYPES for v in _TYPES]
     for name in _CPU_TYPES:
         pairs += [KVPair(name, name), KVPair(name, "turbo4"), KVPair("turbo3", name)]

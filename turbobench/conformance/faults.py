@@ -82,6 +82,24 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "cpu": (
         _one_off("turbo3", "ggml-cpu", "/fattn-quant.cpp.o", "FLASH_ATTN_EXT turbo3/q8_0 64", where="in attention"),
         Fault(
+            name="one entry of turbo3t's table is off by one, in attention",
+            file="src/turbo-trellis-tables.h",
+            pattern=r"(kvalues_turbo3t\[64\] = \{ -?\d+, -?\d+)",
+            instead=r"\1 + 1",
+            library="ggml-cpu",
+            rebuilt=("/fattn-quant.cpp.o",),
+            cases=("FLASH_ATTN_EXT turbo3t/turbo3t 64",),
+        ),
+        Fault(
+            name="SET_ROWS loses a bit of turbo3t's paths",
+            file="src/ggml-cpu/turbo-trellis.c",
+            pattern=r"\[i\] & 7\) << 6",
+            instead="[i] & 6) << 6",
+            library="ggml-cpu",
+            rebuilt=("/turbo-trellis.c.o",),
+            cases=("SET_ROWS turbo3t",),
+        ),
+        Fault(
             name="the second half of V is zero where few queries are computed",
             file="src/ggml-cpu/fattn-quant.cpp",
             pattern=r"(?P<call>    write_out\(a, r%a\.n_q, head, seq, sum, s\.acc\);)",

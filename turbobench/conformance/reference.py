@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
-from turbobench.codec import block as turbo
-from turbobench.codec.tables import BLOCK, CodecName, codec
+from turbobench.codec import types as turbo
+from turbobench.codec.tables import BLOCK
+from turbobench.codec.types import turbo_name
 from turbobench.kvtypes import FLOATS, KV_TYPES
 
 Bytes = npt.NDArray[np.uint8]
@@ -35,7 +36,7 @@ def random_rows(type_name: str, shape: tuple[int, ...], rng: np.random.Generator
     data = rng.integers(0, 256, (*lead, known.block_bytes), dtype=np.uint8)
     scale = size * rng.uniform(0.5, 1.0, lead)
     if known.is_turbo:
-        data[..., :2] = _turbo_scale(scale, rng)
+        data[..., :2] = turbo.fields_of(turbo_name(type_name), scale.astype(np.float16).view(np.uint16), rng)
         return data.reshape(*shape[:-1], -1)
     step = scale / _CODE_MAX[type_name] * (2.0 if type_name in _WITH_MIN else 1.0)
     step *= np.where(rng.random(lead) < 0.5, -1.0, 1.0)
@@ -63,29 +64,10 @@ def decode_rows(type_name: str, data: Bytes) -> Singles:
         return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
     blocks = np.ascontiguousarray(data).reshape(-1, known.block_bytes)
     if known.is_turbo:
-        values = turbo.dequantize(codec(codec_name(type_name)), blocks)
+        values = turbo.dequantize(turbo_name(type_name), blocks)
     else:
         values = gguf.dequantize(blocks, GGMLQuantizationType(known.ggml_id))
     return values.astype(np.float32).reshape(*data.shape[:-1], -1)
-
-
-def codec_name(type_name: str) -> CodecName:
-    """Return the name as that of a codec; ValueError for a type that is none of ours."""
-    if type_name == "turbo3":
-        return "turbo3"
-    if type_name == "turbo4":
-        return "turbo4"
-    raise ValueError(f"{type_name} is no turbo type")
-
-
-def every_scale(name: CodecName, n: int, rng: np.random.Generator) -> Bytes:
-    """Return `n` blocks [n, block bytes] of random codes whose scales go through all finite halves, book and sign."""
-    halves = np.arange(1 << 16, dtype="<u2")
-    halves = halves[(halves & 0x7C00) != 0x7C00]
-    data = rng.integers(0, 256, (n, codec(name).block_bytes), dtype=np.uint8)
-    chosen = halves[np.linspace(0, len(halves) - 1, n).astype(np.int64)]
-    data[:, :2] = chosen[:, None].view(np.uint8)
-    return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +118,6 @@ def _slopes(n_head: int, max_bias: float) -> Floats:
 
 def _half_bytes(values: Floats) -> Bytes:
     return values.astype("<f2")[..., None].view(np.uint8)
-
-
-def _turbo_scale(scale: Floats, rng: np.random.Generator) -> Bytes:
-    """Halves of about that magnitude with a random sign and, in their low bits, a random book."""
-    bits = scale.astype("<f2").view("<u2") & 0xFFF8
-    bits = bits | rng.integers(0, 8, scale.shape, dtype="<u2") | (rng.integers(0, 2, scale.shape, dtype="<u2") << 15)
-    return bits[..., None].view(np.uint8)
 
 
 def block_peaks(type_name: str, rows: Bytes) -> Singles:

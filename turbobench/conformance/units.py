@@ -31,12 +31,19 @@ Executor = Callable[..., proc.Completed]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpUnit:
-    """Cases of test-backend-ops. On the CPU an op without a second path would only be compared with itself."""
+    """Cases of test-backend-ops. On the CPU an op without a second path would only be compared with itself.
+
+    `on_gpu` is False for what is of types that only the CPU has: nothing would be compared.
+    """
 
     op: str
     pattern: str
     about: str
     on_cpu: bool = False
+    on_gpu: bool = True
+
+    def runs_on(self, backend: str) -> bool:
+        return self.on_cpu if backend == "cpu" else self.on_gpu
 
     @property
     def id(self) -> str:
@@ -49,6 +56,7 @@ OP_UNITS = (
     OpUnit(op="CPY", pattern="turbo", about="turbo"),
     OpUnit(op="FLASH_ATTN_EXT", pattern="type_K=turbo4,", about="K turbo4", on_cpu=True),
     OpUnit(op="FLASH_ATTN_EXT", pattern="type_K=turbo3,", about="K turbo3", on_cpu=True),
+    OpUnit(op="FLASH_ATTN_EXT", pattern="type_K=turbo3t,", about="K turbo3t", on_cpu=True, on_gpu=False),
     OpUnit(op="FLASH_ATTN_EXT", pattern="type_K=[^t].*type_V=turbo", about="only V turbo", on_cpu=True),
     OpUnit(op="ATTENTION_LAYER", pattern="type_K", about="whole layers", on_cpu=True),
 )
@@ -56,7 +64,7 @@ OP_UNITS = (
 
 def unit_ids(backend: str, only: str | None = None) -> list[str]:
     """Return the ids of all cases and units of test-backend-ops, or those that the glob `only` leaves."""
-    units = [unit.id for unit in OP_UNITS if unit.on_cpu or backend != "cpu"]
+    units = [unit.id for unit in OP_UNITS if unit.runs_on(backend)]
     return [
         name for name in (*(case.id for case in all_cases()), *units) if only is None or fnmatch.fnmatch(name, only)
     ]
@@ -145,14 +153,16 @@ def run_op_unit(build: Build, unit: OpUnit, device: str, executor: Executor = pr
 
 
 def _promised(case: OpCase, promise: Promise) -> bool:
+    to, of = case.param("type_dst") or "", case.param("type_src") or ""
     match case.op:
         case "SET_ROWS":
-            return "SET_ROWS" in promise.row_ops
+            return "SET_ROWS" in promise.row_ops and to in promise.types
         case "GET_ROWS":
-            return "GET_ROWS" in promise.row_ops
+            return "GET_ROWS" in promise.row_ops and case.param("type") in promise.types
+        case "CPY" if to.startswith("turbo"):
+            return "CPY to" in promise.row_ops and to in promise.types
         case "CPY":
-            to_cache = (case.param("type_dst") or "").startswith("turbo")
-            return ("CPY to" if to_cache else "CPY from") in promise.row_ops
+            return "CPY from" in promise.row_ops and of in promise.types
     types = {case.param("type_K"), case.param("type_V")}
     if case.op == "ATTENTION_LAYER":
         size = int(case.param("head_size") or 0)
