@@ -25,7 +25,7 @@ from turbobench.source import fetch, load_pin
 
 _ROWS = Path(__file__).parents[1] / "native" / "device_rows.cpp"
 _ANY = "(f16|q8_0|q5_0|q4_0|turbo4|turbo3)"
-_MIXED = "type_K=turbo4,type_V=turbo3"
+_MIXED = "type_K=turbo4,type_V=turbo3,"
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +63,11 @@ def test_a_cache_holds_the_bytes_and_gives_the_floats_of_the_reference(
 
 @pytest.mark.parametrize("op", ["SET_ROWS", "CPY", "GET_ROWS"])
 def test_cache_ops_equal_the_cpu(vulkan: Lavapipe, cpu_build: Build, op: str) -> None:
-    _check_ops(vulkan, cpu_build, op, "type_.*turbo|type=turbo.*m=5", at_least=2)
+    _check_ops(vulkan, cpu_build, op, "type_.*=turbo[34],|type=turbo[34],.*m=5", at_least=2)
 
 
 def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
-    pairs = f"(type_K={_ANY},type_V=turbo[34]|type_K=turbo[34],type_V={_ANY})"
+    pairs = f"(type_K={_ANY},type_V=turbo[34]|type_K=turbo[34],type_V={_ANY}),"
     _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"hsk=64,.*kv=259,nb=1,.*{pairs}", at_least=20)
 
 
@@ -82,6 +82,16 @@ def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) ->
 )
 def test_attention_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build, case: str) -> None:
     _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"{case}.*", at_least=1)
+
+
+@pytest.mark.parametrize("op", ["SET_ROWS", "GET_ROWS", "CPY", "FLASH_ATTN_EXT"])
+def test_the_type_of_the_cpu_alone_is_refused(vulkan: Lavapipe, cpu_build: Build, op: str) -> None:
+    arguments = ("test", "-b", "Vulkan0", "-o", op, "-p", "turbo3t")
+    ended, output = vulkan.run(cpu_build.program("test-backend-ops"), *arguments)
+    assert ended.ok, output[-4000:]
+    cases = [line for line in output.splitlines() if line.strip().startswith(f"{op}(")]
+    assert cases
+    assert all("not supported" in line for line in cases)
 
 
 def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
