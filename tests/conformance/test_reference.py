@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from turbobench.codec import types
 from turbobench.conformance import reference
 from turbobench.conformance.reference import Softmax
 from turbobench.kvtypes import KV_TYPES
@@ -40,12 +41,26 @@ def test_random_rows_have_every_entry_of_every_book_with_both_signs(name: str, l
 
 
 def test_scales_go_through_all_finite_halves() -> None:
-    data = reference.every_scale("turbo4", 4096, np.random.default_rng(0))
+    data = types.every_scale("turbo4", 4096, np.random.default_rng(0))
     scales = data[:, :2].copy().view("<f2")
     assert np.isfinite(scales).all()
     assert scales.max() > 60000
     assert scales.min() == -65504
     assert ((np.abs(scales) < 6e-5) & (scales != 0)).any()
+
+
+def test_the_fields_of_the_trellis_go_through_its_scales_and_start_states() -> None:
+    fields = types.every_scale("turbo3t", 4096, np.random.default_rng(0))[:, :2].copy().view("<u2")[:, 0]
+    scales = (fields >> 6 << 5).view("<f2").astype(np.float64)
+    assert np.isfinite(scales).all()
+    assert scales.max() > 60000
+    assert scales.min() == 0
+    assert len(np.unique(fields & 63)) == 64
+    rows = reference.random_rows("turbo3t", (64, 8, 64), np.random.default_rng(1), size=3.0)
+    peaks = reference.block_peaks("turbo3t", rows)
+    assert 3.1 > peaks.max() > peaks.min() > 1.0
+    starts = rows.reshape(-1, 26)[:, 0] & 63
+    assert len(np.unique(starts)) == 64
 
 
 @pytest.mark.parametrize("how", [
