@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from turbobench.errors import BuildError, DiskFullError
 from turbobench.ninja import Compilation
 from turbobench.proc import Completed
@@ -32,3 +34,12 @@ def test_a_full_disk_is_not_a_compile_error() -> None:
 
 def test_a_compiler_killed_for_memory_gets_the_hint_to_use_fewer_jobs() -> None:
     assert "--jobs 1" in _failure("c++: fatal error: Killed signal terminated program cc1plus").hint
+
+
+def test_a_build_inside_the_build_does_not_move_the_counter(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Compilation()
+    with watch.shown("building"):
+        for line in ("[0/2] Re-checking", "[20/100] a", "[1/2] inside", "[2/2] inside", "[25/100] b", "[50/100] c"):
+            watch.take(line)
+    announced = [line for line in capsys.readouterr().err.splitlines() if "compiled" in line]
+    assert announced == ["• compiled 25 of 100", "• compiled 50 of 100"]

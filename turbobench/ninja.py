@@ -37,6 +37,7 @@ class Compilation:
         self.out_of_memory = False
         self._display: tuple[Progress, TaskID] | None = None
         self._announced = 0.0
+        self._finished = 0
 
     def take(self, line: str) -> None:
         """Count a finished step, or keep a line that says why something failed."""
@@ -71,8 +72,9 @@ class Compilation:
                 self._display = None
 
     def _count(self, finished: int, total: int) -> None:
-        if self._display is None:
-            return
+        if self._display is None or finished < self._finished:
+            return  # the latter is of a build inside this one: that of Vulkan's shader generator
+        self._finished = finished
         display, task = self._display
         display.update(task, completed=finished, total=total)
         # A log file of a CI job shows no moving bar: there, each quarter is a line.

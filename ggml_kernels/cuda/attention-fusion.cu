@@ -72,7 +72,8 @@ struct attention_layer {
     ggml_cuda_attention_chain q;           // x null: left alone
     const ggml_tensor * q_dst  = nullptr;  // where it ends
     const ggml_tensor * output = nullptr;  // the rotation that undoes V's, or null
-    bool whole = false;                    // the attention does all of it; rows[0] is K's then, rows[1] V's
+    bool whole = false;                    // the attention does all of it
+    bool alone = false;                    // or these rows and queries are all that it has to wait for
 };
 
 static bool is_part(const ggml_cuda_attention_chain & c, const ggml_tensor * t) {
@@ -227,6 +228,11 @@ static bool is_decode(const attention_layer & layer) {
     return layer.n_rows == 2 && Q->ne[1] == 1 && Q->ne[3] == 1;
 }
 
+// what stores the attention's K (1) or V (2); layer.n_rows is 2
+static const ggml_cuda_attention_rows & rows_of(const attention_layer & layer, int src) {
+    return layer.rows[layer.rows[0].set_rows->data == layer.attention->src[src]->data ? 0 : 1];
+}
+
 // what must stay where it is until the attention is done
 static const ggml_tensor * last_of(const attention_layer & layer) { return layer.output ? layer.output : layer.attention; }
 
@@ -282,9 +288,16 @@ static bool make_whole(const ggml_cgraph * cgraph, int a, attention_layer & laye
             return false;
         }
     }
-    if (layer.rows[0].set_rows->data != layer.attention->src[1]->data) { std::swap(layer.rows[0], layer.rows[1]); }
-    layer.whole = ggml_cuda_fattn_short_takes(layer.attention, layer.rows[0], layer.rows[1]);
+    layer.whole = ggml_cuda_fattn_decode_takes(layer.attention, rows_of(layer, 1), rows_of(layer, 2));
     return layer.whole;
+}
+
+// whether all that the attention reads, but for Q and a token's rows of K and V, was there before the graph
+static bool waits_for_token_alone(const attention_layer & layer) {
+    const ggml_tensor * mask = layer.attention->src[3];
+    const int device = ggml_cuda_get_device();
+    return is_decode(layer) && (!mask || ggml_cuda_attention_is_input(mask)) && ggml_cuda_fattn_decode_supported(device, layer.attention) &&
+        !ggml_cuda_fattn_short_supported(device, layer.attention) && ggml_cuda_fattn_decode_takes(layer.attention, rows_of(layer, 1), rows_of(layer, 2));
 }
 
 // ... and by where the tensors are
@@ -304,6 +317,7 @@ static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
         queries = queries && !overlaps(layer.q_dst, layer.rows[i].chain.x);
     }
     if (!queries) { layer.q = {}; }
+    layer.alone = waits_for_token_alone(layer);
     // blocks that are done write while others still read queries
     if (layer.output && (overlaps(layer.output, layer.attention->src[0]) || overlaps_inputs(layer, layer.output))) { layer.output = nullptr; }
     return layer;
@@ -366,10 +380,10 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_l
     ggml_cuda_fattn_decode_fusion fusion;
     fusion.packed_q = unit != 0.0f ? (const char *) layer.q_dst->data : nullptr;
     fusion.dst      = const_cast<ggml_tensor *>(layer.output);
-    if (layer.whole) {
-        fusion.q = layer.q.x ? &layer.q : nullptr;
-        fusion.k = &layer.rows[0];
-        fusion.v = &layer.rows[1];
+    if (layer.whole || layer.alone) {
+        fusion.k = &rows_of(layer, 1);
+        fusion.v = &rows_of(layer, 2);
+        fusion.q = layer.whole && layer.q.x ? &layer.q : nullptr;
     } else if (!fusion.packed_q && !fusion.dst) {
         return false;
     }

@@ -146,6 +146,7 @@ static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & 
         values.at[1] = values.at[0] + LANES;
         values.prepare(p.chain, head);
     }
+    ggml_cuda_pdl_lc(); // an attention that comes next begins with what is in the cache
     ggml_cuda_pdl_sync();
     const int64_t row = p.idx_64 ? ((const int64_t *) p.idx)[r.idx] : ((const int32_t *) p.idx)[r.idx];
     float x[2] = { 0.0f, 0.0f };
@@ -155,7 +156,6 @@ static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & 
         x[0] = p.src[r.src];
         x[1] = p.src[r.src + LANES];
     }
-    ggml_cuda_pdl_lc();
     if (p.n_rot > 1) { rotate<WARPS>(x, p.n_rot, scratch, first); }
     encode.template store<WARPS, turbo_all_threads>(x, (typename E::block *) (p.dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/(WARPS*LANES)]);
 }
@@ -168,8 +168,8 @@ static __device__ __forceinline__ void prepare_query(const query_params & q, int
     for (int i = 0; i < D/32; ++i) { values.at[i] = row_index<D>(lane, i); }
     values.prepare(q.chain, row);
     if (first) {
-        ggml_cuda_pdl_sync();
         ggml_cuda_pdl_lc();
+        ggml_cuda_pdl_sync();
     }
     float x[D/32];
     values.load(q.chain, row, lane, x);

@@ -48,7 +48,7 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, const fattn_dec
     p.meta = meta.ptr;
 
     const ggml_cuda_kernel_launch_params attend(dim3(p.n_splits, p.n_groups*columns, plan.n_seq), dim3(threads), plan.smem, ctx.stream());
-    ggml_cuda_kernel_launch(kernel, attend, p);
+    ggml_cuda_kernel_launch(kernel, attend, p, plan.token);
     const ggml_cuda_kernel_launch_params combine(dim3(rows, D/64), dim3(parts > 64 ? 1024 : 256), parts*sizeof(float), ctx.stream());
     ggml_cuda_kernel_launch(fattn_decode_combine<D>, combine, (const float *) p.part, (const float2 *) p.meta, p.dst, p.sinks, parts, p.n_head, p.n_q, p.rotate_dst);
 }

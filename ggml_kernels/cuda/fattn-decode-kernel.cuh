@@ -48,7 +48,7 @@ static __device__ __forceinline__ void add_tile(output<D, LV> (&out)[NT], const 
 // grid (splits, head groups * column tiles, sequences); NT tiles of 8 (query, head) columns a warp; HEADS: of block_shape
 template <int D, typename LK, typename LV, int NT, int HEADS>
 __global__ void __launch_bounds__(FATTN_DECODE_WARPS*32, D <= 128 && NT == 1 ? 2 : 1)
-fattn_decode(const fattn_decode_params p) {
+fattn_decode(const fattn_decode_params p, const fattn_decode_token token) {
 #ifdef FATTN_DECODE_AVAILABLE
     using S = block_shape<D, LK, LV, HEADS>;
     const S shape(p);
@@ -67,10 +67,12 @@ fattn_decode(const fattn_decode_params p) {
     const int position = place.part*S::STEPS*16; // the warp's first in a tile
     warp_columns<D, LK, NT> columns;
     columns.find_mask(p, place, shape.tile, position + place.g);
-    fattn_decode_wait_for_predecessor();
+    ring.find_fresh(token);
+    if (!ring.knows_fresh) { fattn_decode_wait_for_predecessor(); }
     __syncthreads();
-    if (p.packed_q) { queries.fetch(p, place, shape.n_heads); }
     ring.fill();
+    fattn_decode_wait_for_predecessor();
+    if (p.packed_q) { queries.fetch(p, place, shape.n_heads); }
     columns.take(p, place, queries.of_warp(p, place, NT*8));
 
     output<D, LV> out[NT];
@@ -95,5 +97,6 @@ fattn_decode(const fattn_decode_params p) {
     write_parts(p, place, shape.n_parts, out);
 #else
     (void) p;
+    (void) token;
 #endif
 }

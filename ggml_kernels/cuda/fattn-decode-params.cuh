@@ -7,6 +7,17 @@
 #endif
 #include <stdint.h>
 
+// the position of a token in the cache
+struct fattn_decode_index {
+    const void * data;
+    bool is_64; // int64, or int32
+};
+
+// One token, whose rows of K and V and whose queries are all that the launches ahead have to make: other tiles need not wait for them.
+struct fattn_decode_token {
+    fattn_decode_index idx[2]; // K, V; null: it is not known what they make
+};
+
 struct fattn_decode_params {
     const char  * q;
     const char  * packed_q;  // instead of q: [seq][head] packed queries, already rotated; one query a sequence, K of codes

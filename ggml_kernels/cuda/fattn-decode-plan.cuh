@@ -10,6 +10,7 @@
 
 struct fattn_decode_plan {
     fattn_decode_params params; // but for what the launch adds: n_splits, part, meta
+    fattn_decode_token  token;
     int head_size, n_seq;
     int tile;                   // positions
     int smem;                   // bytes a block
@@ -28,6 +29,10 @@ struct fattn_decode_kernels {
 };
 
 fattn_decode_kernels ggml_cuda_fattn_decode_kernels(ggml_type type_k, ggml_type type_v);
+
+inline fattn_decode_index fattn_decode_index_of(const ggml_cuda_attention_rows & rows) {
+    return { rows.set_rows->src[1]->data, rows.set_rows->src[1]->type == GGML_TYPE_I64 };
+}
 
 // attention: what does not depend on the layout (fattn-short.cu)
 void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, const fattn_decode_params & attention, const ggml_cuda_fattn_decode_fusion & fusion);

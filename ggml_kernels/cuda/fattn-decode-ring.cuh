@@ -50,6 +50,8 @@ struct tile_ring {
     const char * mask;
     int nbm, n_mask; // rows of the mask
     bool shared;     // every thread copies; or none but the ones that issue bulk copies
+    bool knows_fresh;
+    int  fresh_k, fresh_v; // if it does: the tiles that launches ahead store into
     int stage = 0, turn = 0; // where the warp is; turn: how often the stages were gone through
 
     template <int D, typename LK, typename LV, int HEADS>
@@ -104,6 +106,17 @@ struct tile_ring {
 #endif
     }
 
+    __device__ __forceinline__ void find_fresh(const fattn_decode_token & token) {
+        knows_fresh = token.idx[0].data != nullptr;
+        fresh_k = knows_fresh ? tile_of(token.idx[0]) : -1;
+        fresh_v = knows_fresh ? tile_of(token.idx[1]) : -1;
+    }
+
+    __device__ __forceinline__ int tile_of(const fattn_decode_index & idx) const {
+        const int64_t position = idx.is_64 ? *(const int64_t *) idx.data : *(const int32_t *) idx.data;
+        return position >= 0 && position < n_kv ? (int) position/tile : -1;
+    }
+
     __device__ __forceinline__ void load_shared(int index, int stage) const {
         const int first = index*tile, per_row = tile*2/16;
         char * dk = stages + stage*size;
@@ -139,6 +152,7 @@ struct tile_ring {
     // all stages but the last
     __device__ __forceinline__ void fill() const {
         for (int i = 0; i < n_stages - 1 && first + i < end; ++i) {
+            if (first + i == fresh_k || first + i == fresh_v) { fattn_decode_wait_for_predecessor(); }
             if (shared) { load_shared(first + i, i); }
             else        { load(first + i, i); }
         }

@@ -122,6 +122,20 @@ float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst) {
     return ggml_cuda_is_turbo(K->type) ? TURBO_ENTRY_SCALE : 1.0f;
 }
 
+// whether `rows` stores the one token there is in t, which is the cache from its first position on
+static bool stores_token(const ggml_cuda_attention_rows & rows, const ggml_tensor * t) {
+    const ggml_tensor * set_rows = rows.set_rows, * idx = set_rows->src[1], * turned = rows.chain.sub ? rows.chain.sub : rows.chain.rope;
+    if ((turned && turned->ne[0] != t->ne[0]) || t->ne[0] % ggml_cuda_attention_rotation_size(rows.chain) != 0) {
+        return false;
+    }
+    return set_rows->data == t->data && set_rows->type == t->type && set_rows->nb[1] == t->nb[1] && t->nb[2] == ggml_row_size(t->type, t->ne[0]) &&
+        set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && ggml_cuda_attention_is_input(idx);
+}
+
+bool ggml_cuda_fattn_decode_takes(const ggml_tensor * dst, const ggml_cuda_attention_rows & k, const ggml_cuda_attention_rows & v) {
+    return stores_token(k, dst->src[1]) && stores_token(v, dst->src[2]);
+}
+
 static void set_params(fattn_decode_params & p, const ggml_tensor * dst) {
     const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2];
     memcpy(&p.scale,    (const float *) dst->op_params + 0, sizeof(float));
@@ -177,7 +191,7 @@ void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, 
         ggml_cuda_fattn_short(ctx, dst, plan.params, fusion);
         return;
     }
-    GGML_ASSERT(fusion.k == nullptr);
+    if (fusion.k) { plan.token = { { fattn_decode_index_of(*fusion.k), fattn_decode_index_of(*fusion.v) } }; }
     GGML_ASSERT(make_plan(ggml_cuda_get_device(), dst, plan));
     ggml_cuda_pool_alloc<half> mask_copy(ctx.pool());
     set_mask(ctx, plan, mask, mask_copy);
@@ -192,6 +206,8 @@ void ggml_cuda_fattn_decode(ggml_backend_cuda_context & ctx, ggml_tensor * dst, 
 bool ggml_cuda_fattn_decode_supported(int, const ggml_tensor *) { return false; }
 
 float ggml_cuda_fattn_decode_packed_unit(int, const ggml_tensor *) { return 0.0f; }
+
+bool ggml_cuda_fattn_decode_takes(const ggml_tensor *, const ggml_cuda_attention_rows &, const ggml_cuda_attention_rows &) { return false; }
 
 void ggml_cuda_fattn_decode(ggml_backend_cuda_context &, ggml_tensor *, const ggml_cuda_fattn_decode_fusion &) {
     GGML_ABORT("fattn-decode: not part of this build");

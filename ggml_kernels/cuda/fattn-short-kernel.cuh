@@ -60,12 +60,12 @@ static __device__ __forceinline__ void store_run(E & encode, float * values, cha
 }
 
 // By copies, not loads: the compiler puts what all threads load alike into uniform registers at once, and waits for it.
-static __device__ __forceinline__ void fetch_position(char * to, const fattn_short_index & s) {
+static __device__ __forceinline__ void fetch_position(char * to, const fattn_decode_index & s) {
     if (s.is_64) { copy_or_clear<8>(to, s.data); }
     else         { copy_or_clear<4>(to, s.data); }
 }
 
-static __device__ __forceinline__ int64_t position_of(const char * fetched, const fattn_short_index & s) {
+static __device__ __forceinline__ int64_t position_of(const char * fetched, const fattn_decode_index & s) {
     return s.data == nullptr ? -1 : s.is_64 ? *(const int64_t *) fetched : *(const int32_t *) fetched;
 }
 

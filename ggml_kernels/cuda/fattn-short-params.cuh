@@ -10,16 +10,10 @@ struct fattn_short_input {
     int n_rot;               // size of the Hadamard matrix; 1: none
 };
 
-// the position of the token in the cache
-struct fattn_short_index {
-    const void * data;
-    bool is_64; // int64, or int32
-};
-
 struct fattn_short_params {
     fattn_decode_params attention; // n_q is 1
     fattn_short_input   input[3];  // Q, K, V
-    fattn_short_index   idx[2];    // K, V; there, if input[1] is
+    fattn_decode_index  idx[2];    // K, V; there, if input[1] is
     int        run;                // positions of a block, a multiple of the tile
     unsigned * tickets;            // [seq][KV head] blocks that are done; zero before and after
 };

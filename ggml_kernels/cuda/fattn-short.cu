@@ -47,20 +47,6 @@ bool ggml_cuda_fattn_short_supported(int device, const ggml_tensor * dst) {
     return can_copy(K) && can_copy(V) && (!mask || ((uintptr_t) mask->data % 4 == 0 && mask->nb[3] % 4 == 0)) && lay_out(device, dst, plan);
 }
 
-// whether `rows` stores the one token there is in t, which is the cache from its first position on
-static bool stores_token(const ggml_cuda_attention_rows & rows, const ggml_tensor * t) {
-    const ggml_tensor * set_rows = rows.set_rows, * idx = set_rows->src[1], * turned = rows.chain.sub ? rows.chain.sub : rows.chain.rope;
-    if ((turned && turned->ne[0] != t->ne[0]) || t->ne[0] % ggml_cuda_attention_rotation_size(rows.chain) != 0) {
-        return false;
-    }
-    return set_rows->data == t->data && set_rows->type == t->type && set_rows->nb[1] == t->nb[1] && t->nb[2] == ggml_row_size(t->type, t->ne[0]) &&
-        set_rows->src[0]->ne[0] == t->ne[0]*t->ne[2] && ggml_nrows(set_rows->src[0]) == 1 && t->ne[3] == 1 && ggml_cuda_attention_is_input(idx);
-}
-
-bool ggml_cuda_fattn_short_takes(const ggml_tensor * dst, const ggml_cuda_attention_rows & k, const ggml_cuda_attention_rows & v) {
-    return stores_token(k, dst->src[1]) && stores_token(v, dst->src[2]);
-}
-
 // One for each stream, for the blocks of one launch at a time. They leave their tickets at zero.
 static unsigned * tickets_of(cudaStream_t stream, int n) {
     static std::mutex mutex;
@@ -77,10 +63,6 @@ static unsigned * tickets_of(cudaStream_t stream, int n) {
         mine.second = n;
     }
     return mine.first;
-}
-
-static fattn_short_index index_of(const ggml_cuda_attention_rows & rows) {
-    return { rows.set_rows->src[1]->data, rows.set_rows->src[1]->type == GGML_TYPE_I64 };
 }
 
 static fattn_short_input input_of(const ggml_cuda_attention_chain & chain, int head_size) {
@@ -100,8 +82,8 @@ void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, c
     if (fusion.k) {
         plan.params.input[1] = input_of(fusion.k->chain, K->ne[0]);
         plan.params.input[2] = input_of(fusion.v->chain, V->ne[0]);
-        plan.params.idx[0]   = index_of(*fusion.k);
-        plan.params.idx[1]   = index_of(*fusion.v);
+        plan.params.idx[0]   = fattn_decode_index_of(*fusion.k);
+        plan.params.idx[1]   = fattn_decode_index_of(*fusion.v);
     }
     plan.params.tickets = tickets_of(ctx.stream(), plan.n_seq*K->ne[2]);
     ggml_cuda_fattn_decode_kernels(K->type, V->type).one_launch(ctx, plan);
@@ -110,7 +92,5 @@ void ggml_cuda_fattn_short(ggml_backend_cuda_context & ctx, ggml_tensor * dst, c
 #else
 
 bool ggml_cuda_fattn_short_supported(int, const ggml_tensor *) { return false; }
-
-bool ggml_cuda_fattn_short_takes(const ggml_tensor *, const ggml_cuda_attention_rows &, const ggml_cuda_attention_rows &) { return false; }
 
 #endif

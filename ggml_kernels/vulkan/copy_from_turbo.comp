@@ -15,7 +15,7 @@
 layout(local_size_x = 16, local_size_y = 1, local_size_z = 1) in;
 
 void main() {
-    turbo_init_entries();
+    turbo_init_entries(gl_WorkGroupSize.x);
 
     const uint idx = gl_WorkGroupID.z*262144 + gl_WorkGroupID.y*512 + gl_WorkGroupID.x*QK_TURBO;
     if (idx >= p.ne) {

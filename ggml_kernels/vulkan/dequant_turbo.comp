@@ -17,7 +17,7 @@ layout (binding = 0) readonly  buffer A {A_TYPE data_a[];};
 layout (binding = 1) writeonly buffer D {D_TYPE data_b[];};
 
 void main() {
-    turbo_init_entries();
+    turbo_init_entries(gl_WorkGroupSize.x);
 
     const uint first = gl_GlobalInvocationID.x*16;
     if (first >= p.nel) {

@@ -15,7 +15,7 @@
 layout(local_size_x = 256, local_size_y = 1, local_size_z = 1) in;
 
 void main() {
-    turbo_init_entries();
+    turbo_init_entries(gl_WorkGroupSize.x);
 
     const uint i00 = gl_GlobalInvocationID.x*4;
     if (i00 >= p.ne00) {

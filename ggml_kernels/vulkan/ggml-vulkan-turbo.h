@@ -26,6 +26,13 @@ static inline bool ggml_vk_turbo_unpack_first(ggml_type k_type, ggml_type v_type
     return (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type)) && !in_place;
 }
 
+// The path of attention (FaCodePath: 0 scalar, 1 coopmat1, 2 coopmat2) that reads these types, from the device's best one: a
+// lesser one can be asked for, to be measured.
+static inline int ggml_vk_turbo_fa_path(int best, ggml_type k_type, ggml_type v_type) {
+    static const char * most = getenv("GGML_VK_FA_TURBO_PATH");
+    return most && (ggml_vk_is_turbo(k_type) || ggml_vk_is_turbo(v_type)) ? std::min(best, atoi(most)) : best;
+}
+
 // Workgroups of copy_to_turbo.comp, which encode block after block: enough to fill a large GPU, and no more, for each
 // begins with loading the tables of the search.
 static inline uint32_t ggml_vk_turbo_encode_workgroups(int64_t ne) {

@@ -13,12 +13,13 @@
 
 shared FLOAT_TYPE turbo_entries[TURBO_USED ? TURBO_ENTRIES : 1u];
 
-// by all threads of a workgroup
-void turbo_init_entries() {
+// by all threads of a workgroup; their number is an argument because glslc 2026 refuses gl_WorkGroupSize before a shader has
+// given its local_size
+void turbo_init_entries(const uint n_threads) {
     if (!TURBO_USED) {
         return;
     }
-    for (uint i = gl_LocalInvocationIndex; i < TURBO_ENTRIES; i += gl_WorkGroupSize.x) {
+    for (uint i = gl_LocalInvocationIndex; i < TURBO_ENTRIES; i += n_threads) {
         const int entry = bitfieldExtract(int(turbo_books[i/4]), int(8*(i % 4)), 8);
         turbo_entries[i] = FLOAT_TYPE(float(entry)/128.0f);
     }
