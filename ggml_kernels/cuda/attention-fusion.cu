@@ -76,10 +76,6 @@ struct attention_layer {
     bool alone = false;                    // or these rows and queries are all that it has to wait for
 };
 
-static bool is_part(const ggml_cuda_attention_chain & c, const ggml_tensor * t) {
-    return t == c.norm || t == c.mul || t == c.rope || t == c.sub || t == c.rotation;
-}
-
 static int index_of(const ggml_cgraph * cgraph, const ggml_tensor * t, int before) {
     for (int k = before - 1; k >= 0 && k > before - 2*MAX_DISTANCE; --k) {
         if (cgraph->nodes[k] == t) {
@@ -323,23 +319,6 @@ static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
     return layer;
 }
 
-// the attention right before node i, or -1
-static int attention_before(const ggml_cgraph * cgraph, int i) {
-    int j = i - 1;
-    while (j >= 0 && is_view(cgraph->nodes[j])) { --j; }
-    return j >= 0 && cgraph->nodes[j]->op == GGML_OP_FLASH_ATTN_EXT ? j : -1;
-}
-
-// the first attention from node i on, or -1
-static int attention_from(const ggml_cgraph * cgraph, int i) {
-    for (int j = i; j < cgraph->n_nodes && j < i + MAX_DISTANCE; ++j) {
-        if (cgraph->nodes[j]->op == GGML_OP_FLASH_ATTN_EXT) {
-            return j;
-        }
-    }
-    return -1;
-}
-
 // ---- what upstream calls -------------------------------------------------------------------------------------------------
 
 void ggml_cuda_attention_fusion_add_deps(int device, ggml_cgraph * cgraph, const ggml_backend_graph_optimize_params * params) {
@@ -391,35 +370,42 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_l
     return true;
 }
 
-bool ggml_cuda_attention_fusion(ggml_backend_cuda_context & ctx, ggml_cgraph * cgraph, int i) {
-    const ggml_tensor * node = cgraph->nodes[i];
-    const bool rotation = is_rotation(node);
-    const bool others   = node->op == GGML_OP_RMS_NORM || node->op == GGML_OP_MUL || node->op == GGML_OP_ROPE ||
-        node->op == GGML_OP_SUB || node->op == GGML_OP_SET_ROWS || node->op == GGML_OP_FLASH_ATTN_EXT;
-    if (disabled() || !(rotation || others)) {
+ggml_cuda_attention_fusion::ggml_cuda_attention_fusion(const ggml_cgraph * cgraph) {
+    for (int a = 0; a < cgraph->n_nodes && !disabled(); ++a) {
+        if (cgraph->nodes[a]->op != GGML_OP_FLASH_ATTN_EXT) {
+            continue;
+        }
+        const attention_layer layer = layer_in_memory(cgraph, a);
+        const int number = (int) layers.size();
+        const auto add = [&](const ggml_tensor * t) {
+            if (t) { part_of.emplace(t, number); }
+        };
+        const auto add_chain = [&](const ggml_cuda_attention_chain & c) {
+            for (const ggml_tensor * t : { c.norm, c.mul, c.rope, c.sub, c.rotation }) { add(t); }
+        };
+        add(layer.attention);
+        add(layer.output);
+        add_chain(layer.q);
+        for (int k = 0; k < layer.n_rows; ++k) {
+            add(layer.rows[k].set_rows);
+            add_chain(layer.rows[k].chain);
+        }
+        layers.push_back(layer);
+    }
+}
+
+ggml_cuda_attention_fusion::~ggml_cuda_attention_fusion() = default;
+
+bool ggml_cuda_attention_fusion::compute(ggml_backend_cuda_context & ctx, const ggml_tensor * node) const {
+    const auto found = part_of.find(node);
+    if (found == part_of.end()) {
         return false;
     }
-    const int before = rotation ? attention_before(cgraph, i) : -1;
-    if (before >= 0 && layer_in_memory(cgraph, before).output == node) {
-        return true;
-    }
-    const int a = attention_from(cgraph, i);
-    if (a < 0) {
-        return false;
-    }
-    const attention_layer layer = layer_in_memory(cgraph, a);
-    const float unit = layer.q.x ? ggml_cuda_fattn_decode_packed_unit(ggml_cuda_get_device(), layer.attention) : 0.0f;
-    if (i == a) {
+    const attention_layer & layer = layers[found->second];
+    const float unit = layer.q.x ? ggml_cuda_fattn_decode_packed_unit(ctx.device, layer.attention) : 0.0f;
+    if (node == layer.attention) {
         return compute_attention(ctx, layer, unit);
     }
-    for (int k = 0; k < layer.n_rows; ++k) {
-        if (node == layer.rows[k].set_rows) {
-            if (k == 0 && !layer.whole) { compute_rows(ctx, layer, unit); }
-            return true;
-        }
-        if (is_part(layer.rows[k].chain, node)) {
-            return true;
-        }
-    }
-    return is_part(layer.q, node);
+    if (layer.n_rows > 0 && node == layer.rows[0].set_rows && !layer.whole) { compute_rows(ctx, layer, unit); }
+    return true;
 }
