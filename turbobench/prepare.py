@@ -109,7 +109,7 @@ def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
 
 
 def check_types(spec: SweepSpec, backend: str) -> None:
-    """Raise ConfigError where a pair needs a type that the backend has no kernels for: the CPU would do its work.
+    """Raise ConfigError where a pair needs a type that the backend has no kernels for: llama.cpp would refuse it.
 
     The codec section runs on the CPU in every build, so all types are fine there.
     """
@@ -119,8 +119,7 @@ def check_types(spec: SweepSpec, backend: str) -> None:
             if not KV_TYPES[name].runs_on(backend):
                 there = ", ".join(sorted(KV_TYPES[name].backends or ()))
                 raise ConfigError(
-                    f"{pair.short} cannot be measured on {backend}: it has no kernels for {name}, so that attention "
-                    "would run on the CPU",
+                    f"{pair.short} cannot be measured on {backend}: it has no kernels for {name}",
                     f"leave the pair out, or use a backend that has {name}: {there}",
                 )
 

@@ -129,6 +129,17 @@ static const ggml_tensor * first_of(const ggml_cuda_attention_chain & c) {
     return c.norm ? c.norm : c.rope ? c.rope : c.sub ? c.sub : c.rotation;
 }
 
+// whether no node from first to last, exclusively, writes over t
+static bool is_kept(const ggml_cgraph * cgraph, const ggml_tensor * t, int first, int last) {
+    for (int k = first + 1; k < last; ++k) {
+        const ggml_tensor * node = cgraph->nodes[k];
+        if (!is_view(node) && node->op != GGML_OP_NONE && overlaps(node, t)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // Nothing computed from the chain's turn to node `last` writes over its beginning: allocation was told, this makes sure.
 // end: what reads the chain
 static bool stays_in_place(const ggml_cgraph * cgraph, const ggml_cuda_attention_chain & c, const ggml_tensor * end, int last) {
@@ -137,13 +148,7 @@ static bool stays_in_place(const ggml_cgraph * cgraph, const ggml_cuda_attention
     if (begin < 0) {
         return false;
     }
-    for (int k = begin; k < last; ++k) {
-        const ggml_tensor * node = cgraph->nodes[k];
-        if (!is_view(node) && node->op != GGML_OP_NONE && overlaps(node, c.x)) {
-            return false;
-        }
-    }
-    return true;
+    return is_kept(cgraph, c.x, begin - 1, last);
 }
 
 static const ggml_tensor * memory_of(const ggml_tensor * t) { return t->view_src ? t->view_src : t; }
@@ -288,11 +293,16 @@ static bool make_whole(const ggml_cgraph * cgraph, int a, attention_layer & laye
     return layer.whole;
 }
 
-// whether all that the attention reads, but for Q and a token's rows of K and V, was there before the graph
-static bool waits_for_token_alone(const attention_layer & layer) {
+// Whether all that attention a reads, but for Q and a token's rows of K and V, was there before the graph, and still is. launch: of the rows
+static bool waits_for_token_alone(const ggml_cgraph * cgraph, int launch, int a, const attention_layer & layer) {
     const ggml_tensor * mask = layer.attention->src[3];
     const int device = ggml_cuda_get_device();
-    return is_decode(layer) && (!mask || ggml_cuda_attention_is_input(mask)) && ggml_cuda_fattn_decode_supported(device, layer.attention) &&
+    for (int k = 0; k < layer.n_rows; ++k) {
+        if (!is_kept(cgraph, layer.rows[k].set_rows->src[1], launch, a)) {
+            return false;
+        }
+    }
+    return is_decode(layer) && (!mask || is_kept(cgraph, mask, launch, a)) && (!mask || ggml_cuda_attention_is_input(mask)) && ggml_cuda_fattn_decode_supported(device, layer.attention) &&
         !ggml_cuda_fattn_short_supported(device, layer.attention) && ggml_cuda_fattn_decode_takes(layer.attention, rows_of(layer, 1), rows_of(layer, 2));
 }
 
@@ -313,7 +323,7 @@ static attention_layer layer_in_memory(const ggml_cgraph * cgraph, int a) {
         queries = queries && !overlaps(layer.q_dst, layer.rows[i].chain.x);
     }
     if (!queries) { layer.q = {}; }
-    layer.alone = waits_for_token_alone(layer);
+    layer.alone = waits_for_token_alone(cgraph, launch, a, layer);
     // blocks that are done write while others still read queries
     if (layer.output && (overlaps(layer.output, layer.attention->src[0]) || overlaps_inputs(layer, layer.output))) { layer.output = nullptr; }
     return layer;

@@ -243,7 +243,8 @@ static void launch(ggml_backend_cuda_context & ctx, const prepare_params & param
 }
 
 bool ggml_cuda_attention_is_input(const ggml_tensor * t) {
-    return (t->view_src ? t->view_src : t)->op == GGML_OP_NONE;
+    const bool is_view = t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
+    return (t->op == GGML_OP_NONE || is_view) && (t->view_src ? t->view_src : t)->op == GGML_OP_NONE; // not computed in place either
 }
 
 bool ggml_cuda_attention_rotation_supported(int n_rot) { return n_rot == 64 || n_rot == 128 || n_rot == 256; }

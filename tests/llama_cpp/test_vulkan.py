@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.llama_cpp import lavapipe
+from tests.llama_cpp import lavapipe, tiny_models
 from tests.llama_cpp.lavapipe import Lavapipe
 from turbobench import stack
 from turbobench.backends import vulkan as backend
@@ -92,6 +92,15 @@ def test_the_type_of_the_cpu_alone_is_refused(vulkan: Lavapipe, cpu_build: Build
     cases = [line for line in output.splitlines() if line.strip().startswith(f"{op}(")]
     assert cases
     assert all("not supported" in line for line in cases)
+
+
+def test_a_cache_of_that_type_is_refused_on_the_device(vulkan: Lavapipe, cpu_build: Build, tmp_path: Path) -> None:
+    model = tiny_models.llama(tmp_path / "m.gguf", head_dim=64)
+    pair = ("-ctk", "turbo3t", "-ctv", "turbo3t")
+    bench = ("-m", str(model), "-ngl", "99", "-fa", "1", "-p", "0", "-n", "1", "-r", "1", "-v")
+    ended, output = vulkan.run(cpu_build.program("llama-bench"), *bench, *pair)
+    assert not ended.ok
+    assert "cache type turbo3t has no kernels on Vulkan0" in output
 
 
 def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:

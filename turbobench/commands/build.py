@@ -44,7 +44,7 @@ def command(
     for lacking in (kind for kind in KV_TYPES.values() if not kind.runs_on(backend)):
         there = ", ".join(sorted(lacking.backends or ()))
         console.warn(
-            f"{backend} has no kernels for {lacking.name}, which llama.cpp would run on the CPU; it is on: {there}"
+            f"{backend} has no kernels for {lacking.name}: llama.cpp refuses such a cache there; it is on: {there}"
         )
     if made.untested:
         console.warn(f"the smoke test was not run: {made.untested}; a build on a machine with the device runs it")

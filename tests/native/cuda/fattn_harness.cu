@@ -24,16 +24,23 @@ struct shape {
     bool rotate, sinks; // rotate: the output
     float softcap, max_bias;
     int splits = INT_MAX; // at most: with few, a block has more tiles than stages
-    bool packed = false;  // queries packed beforehand, and a position stored by the launch ahead, which is late
+    bool packed = false;  // queries packed, and positions of K and of V stored, by the launch ahead, which is late
 };
 
-// Whoever reads this row without waiting for it gets what was there.
-static __global__ void store_late(char * k, const char * row_k, int bytes_k, char * v, const char * row_v, int bytes_v) {
+struct late_bytes {
+    char * to;
+    const char * from;
+    int n;
+};
+
+// Whoever reads these without waiting for them gets what was there.
+static __global__ void store_late(late_bytes k, late_bytes v, late_bytes q) {
     fattn_decode_let_successor_start();
     const long long start = clock64();
     while (clock64() - start < 40000) {}
-    for (int i = threadIdx.x; i < bytes_k; i += blockDim.x) { k[i] = row_k[i]; }
-    for (int i = threadIdx.x; i < bytes_v; i += blockDim.x) { v[i] = row_v[i]; }
+    for (const late_bytes & b : { k, v, q }) {
+        for (int i = threadIdx.x; i < b.n; i += blockDim.x) { b.to[i] = b.from[i]; }
+    }
 }
 
 template <int D> static __global__ void pack_rows(const float * q, char * packed, float unit) {
@@ -125,23 +132,27 @@ static void run(const shape & s, bool check, int sets) {
     p.dst = dst; p.sinks = s.sinks ? d_sinks : nullptr; p.rotate_dst = s.rotate;
     CHECK(cudaMalloc(&p.part, (size_t) n_head*s.n_q*parts*D*4)); CHECK(cudaMalloc(&p.meta, (size_t) n_head*s.n_q*parts*8));
     CHECK(cudaMemset(p.part, 0xff, (size_t) n_head*s.n_q*parts*D*4));
+    late_bytes late_q = {};
     if constexpr (!LK::HALF) {
         if (s.packed) {
-            char * packed; CHECK(cudaMalloc(&packed, n_head*packed_query_bytes(D)));
-            pack_rows<D><<<n_head, 32>>>((const float *) p.q, packed, LK::UNIT);
-            p.packed_q = packed;
+            late_q.n = n_head*packed_query_bytes(D);
+            CHECK(cudaMalloc(&late_q.from, late_q.n)); CHECK(cudaMalloc(&late_q.to, late_q.n));
+            pack_rows<D><<<n_head, 32>>>((const float *) p.q, (char *) late_q.from, LK::UNIT);
+            p.packed_q = late_q.to;
         }
     }
-    const size_t late_k = bk - 5*(size_t) p.nbk1, late_v = bv - 5*(size_t) p.nbv1; // the mask hides no more than the last three
+    const int at_k = s.n_kv - 5, at_v = std::max(0, s.n_kv - 75); // the mask hides no more than the last three; in two tiles
+    const size_t late_k = at_k*(size_t) p.nbk1, late_v = at_v*(size_t) p.nbv1;
     const char * row_k = (const char *) upload(std::vector<uint8_t>(hk.begin() + late_k, hk.end()));
     const char * row_v = (const char *) upload(std::vector<uint8_t>(hv.begin() + late_v, hv.end()));
-    const int64_t * idx_k = upload(std::vector<int64_t>{ s.n_kv - 5 });
-    const int32_t * idx_v = upload(std::vector<int32_t>{ s.n_kv - 5 });
+    const int64_t * idx_k = upload(std::vector<int64_t>{ at_k });
+    const int32_t * idx_v = upload(std::vector<int32_t>{ at_v });
     fattn_decode_token token = {};
     if (s.packed) {
         token = { { { idx_k, true }, { idx_v, false } } };
         CHECK(cudaMemset((char *) dk[0] + late_k, 0x7f, p.nbk1)); // NaN
         CHECK(cudaMemset((char *) dv[0] + late_v, 0x7f, p.nbv1));
+        if (late_q.n > 0) { CHECK(cudaMemset(late_q.to, 0x7f, late_q.n)); }
         CHECK(cudaDeviceSynchronize());
     }
     cudaLaunchAttribute early = {};
@@ -149,7 +160,9 @@ static void run(const shape & s, bool check, int sets) {
     early.val.programmaticStreamSerializationAllowed = 1;
     auto launch = [&](int set) {
         p.k = dk[set]; p.v = dv[set];
-        if (s.packed) { store_late<<<1, 128>>>((char *) p.k + late_k, row_k, p.nbk1, (char *) p.v + late_v, row_v, p.nbv1); }
+        if (s.packed) {
+            store_late<<<1, 128>>>({ (char *) p.k + late_k, row_k, (int) p.nbk1 }, { (char *) p.v + late_v, row_v, (int) p.nbv1 }, late_q);
+        }
         cudaLaunchConfig_t config = {};
         config.gridDim          = dim3(p.n_splits, p.n_groups*columns);
         config.blockDim         = dim3(threads);
@@ -185,7 +198,7 @@ static void run(const shape & s, bool check, int sets) {
     }
     printf("\n");
     for (int i = 0; i < sets; ++i) { cudaFree((void *) dk[i]); cudaFree((void *) dv[i]); }
-    for (const void * x : std::initializer_list<const void *>{ row_k, row_v, idx_k, idx_v }) { cudaFree((void *) x); }
+    for (const void * x : std::initializer_list<const void *>{ row_k, row_v, idx_k, idx_v, late_q.to, late_q.from }) { cudaFree((void *) x); }
     cudaFree((void *) p.q); cudaFree((void *) p.mask); cudaFree(p.part); cudaFree(p.meta); cudaFree(dst); cudaFree(d_sinks);
 }
 
