@@ -25,12 +25,12 @@ struct vk_turbo_decode_combine_push_constants {
     uint32_t D, heads, tokens, sequences, splits, sinks;
 };
 
-// To be measured with other values: GGML_VK_FA_TURBO_DECODE=threads,batch,kv_heads,workgroups; 0 for the path that all other
-// types take.
+// To be measured with other values: GGML_VK_FA_TURBO_DECODE=threads,batch,kv_heads,workgroups. Anything that is not four such
+// numbers, 0 say, leaves these types on the path that all others take.
 struct vk_turbo_decode_tuning {
     uint32_t threads    = 128; // of a workgroup
-    uint32_t batch      = 4;   // positions that a team has at a time, at head sizes up to 128
-    uint32_t kv_heads   = 4;   // of a workgroup, if their number can be divided by it
+    uint32_t batch      = 4;   // positions that a team has at a time, at head sizes up to 128: 2 or 4
+    uint32_t kv_heads   = 4;   // of a workgroup, if their number can be divided by it: 1, 2 or 4
     uint32_t workgroups = 2;   // for each core of the device
 };
 
@@ -38,8 +38,10 @@ static inline const vk_turbo_decode_tuning & ggml_vk_turbo_decode_tuning() {
     static const vk_turbo_decode_tuning tuning = [] {
         vk_turbo_decode_tuning t;
         if (const char * given = getenv("GGML_VK_FA_TURBO_DECODE")) {
-            t.threads = 0;
-            sscanf(given, "%u,%u,%u,%u", &t.threads, &t.batch, &t.kv_heads, &t.workgroups);
+            const int n = sscanf(given, "%u,%u,%u,%u", &t.threads, &t.batch, &t.kv_heads, &t.workgroups);
+            if (n != 4 || (t.batch != 2 && t.batch != 4) || (t.kv_heads != 1 && t.kv_heads != 2 && t.kv_heads != 4)) {
+                t.threads = 0;
+            }
         }
         return t;
     }();
