@@ -93,17 +93,24 @@ uint multiply(uint a, uint b) {
     return make_float(upper, exponent_of(a) + exponent_of(b) + 20);
 }
 
+// The quotient's 26 digits from a division of floats, which is off by 48 at most, and what is left of a, below 2^30, by integers
+// modulo 2^32. Nothing here depends on how a float is rounded.
 uint divide(uint a, uint b) {
-    const uint by = mantissa(b);
-    uint rest     = mantissa(a)%by;
-    uint quotient = mantissa(a)/by;
-    [[unroll]] for (int i = 0; i < 4; ++i) {
-        const int digits = i < 3 ? 8 : 2; // 26 in all
-        rest    <<= digits;
-        quotient  = quotient << digits | rest/by;
-        rest      = rest%by;
+    const uint of = mantissa(a);
+    const int  by = int(mantissa(b));
+    int quotient = int(float(of)/float(by)*67108864.0f);
+    int rest     = int(of << 26) - quotient*by;
+    const int more = int(floor(float(rest)/float(by)));
+    quotient += more;
+    rest     -= more*by;
+    if (rest < 0) {
+        quotient -= 1;
+        rest     += by;
+    } else if (rest >= by) {
+        quotient += 1;
+        rest     -= by;
     }
-    return make_float(quotient | (rest != 0 ? 1u : 0u), exponent_of(a) - exponent_of(b) - 26);
+    return make_float(uint(quotient) | (rest != 0 ? 1u : 0u), exponent_of(a) - exponent_of(b) - 26);
 }
 
 // bits of the half nearest to a, which is at most 65504

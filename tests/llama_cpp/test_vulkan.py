@@ -77,11 +77,18 @@ def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) ->
         f"hsk=(128|192|256),.*kv=259,nb=40,.*{_MIXED}",
         "hsk=128,.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
         "hsk=128,.*nr23=.4,1.,kv=512,nb=1,.*sinks=1,max_bias=8.*turbo3",  # queries of a group of heads together
+        "hsk=(64|128|256),.*kv=113,nb=3,.*type_K=turbo3,type_V=turbo3",  # a few tokens of groups of 1 to 16
     ],
-    ids=["head-sizes", "as-f16", "grouped"],
+    ids=["head-sizes", "as-f16", "grouped", "few-tokens"],
 )
 def test_attention_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build, case: str) -> None:
     _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", f"{case}.*", at_least=1)
+
+
+def test_decoding_by_the_shader_of_other_types_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    """It is what a device takes that cannot run turbo_decode.comp."""
+    pattern = f"hsk=64,.*kv=259,nb=1,.*{_MIXED}"
+    _check_ops(vulkan, cpu_build, "FLASH_ATTN_EXT", pattern, at_least=1, env={"GGML_VK_FA_TURBO_DECODE": "0"})
 
 
 @pytest.mark.parametrize("op", ["SET_ROWS", "GET_ROWS", "CPY", "FLASH_ATTN_EXT"])
