@@ -37,6 +37,11 @@ class KVType:
     def runs_on(self, backend: str) -> bool:
         return self.backends is None or backend in self.backends
 
+    @property
+    def places(self) -> str:
+        """The names of `backends`, for a message."""
+        return ", ".join(sorted(self.backends or ()))
+
 
 KV_TYPES: dict[str, KVType] = {
     t.name: t

@@ -117,10 +117,9 @@ def check_types(spec: SweepSpec, backend: str) -> None:
     for pair in spec.used_pairs:
         for name in sorted(pair.types_used(0) | pair.types_used(1)):
             if not KV_TYPES[name].runs_on(backend):
-                there = ", ".join(sorted(KV_TYPES[name].backends or ()))
                 raise ConfigError(
                     f"{pair.short} cannot be measured on {backend}: it has no kernels for {name}",
-                    f"leave the pair out, or use a backend that has {name}: {there}",
+                    f"leave the pair out, or use a backend that has {name}: {KV_TYPES[name].places}",
                 )
 
 

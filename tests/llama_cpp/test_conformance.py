@@ -66,7 +66,7 @@ def test_attention_of_each_type_is_that_of_float64(cpu_build: Build) -> None:
 def test_llama_cpp_finds_its_fast_paths_equal_to_its_reference(cpu_build: Build, unit: OpUnit) -> None:
     found = run_op_unit(cpu_build, unit, find_device(cpu_build).name)
     assert found.outcome == "passed", found.reason
-    assert found.n_checks > 20
+    assert found.n_checks > (20 if unit.about == "K turbo3t" else 50)  # plain C encodes that type slowly: few cases
 
 
 @no_shell

@@ -42,9 +42,9 @@ def command(
     devices = f" for {', '.join(made.archs)}" if made.archs else ""
     console.done(f"{backend} build {made.id}{devices} of tree {made.tree_id[:12]}, {made.compiler}")
     for lacking in (kind for kind in KV_TYPES.values() if not kind.runs_on(backend)):
-        there = ", ".join(sorted(lacking.backends or ()))
         console.warn(
-            f"{backend} has no kernels for {lacking.name}: llama.cpp refuses such a cache there; it is on: {there}"
+            f"{backend} has no kernels for {lacking.name}: "
+            f"llama.cpp refuses such a cache there; it is on: {lacking.places}"
         )
     if made.untested:
         console.warn(f"the smoke test was not run: {made.untested}; a build on a machine with the device runs it")
