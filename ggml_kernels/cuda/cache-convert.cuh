@@ -8,7 +8,12 @@
 
 #include "turbo-quants-decode.cuh"
 
-#define CACHE_CONVERT_THREADS 256
+#define CACHE_CONVERT_THREADS 128
+#if defined(GGML_USE_HIP)
+#define CACHE_CONVERT_BLOCKS 1
+#else
+#define CACHE_CONVERT_BLOCKS 8 // 64 registers a thread: a block fits beside those of attention to a prompt (fattn-prompt.cuh)
+#endif // GGML_USE_HIP
 #define CACHE_CONVERT_ROWS    4
 #define CACHE_CONVERT_RUN     64 // values
 
@@ -24,7 +29,7 @@ template <typename block_t> struct cache_format { // turbo3 and turbo4
 // Strides s0* in blocks; y is contiguous. blockIdx.y is the head, so that heads next to each other in memory, which
 // share the sectors of their rows, are read at the same time.
 template <typename block_t, typename dst_t>
-static __global__ void __launch_bounds__(CACHE_CONVERT_THREADS) k_cache_convert(
+static __global__ void __launch_bounds__(CACHE_CONVERT_THREADS, CACHE_CONVERT_BLOCKS) k_cache_convert(
         const block_t * __restrict__ x, dst_t * __restrict__ y, const int64_t runs, const int64_t ne01, const int64_t ne02,
         const int64_t ne03, const int64_t s01, const int64_t s02, const int64_t s03) {
     typedef cache_format<block_t> format;
