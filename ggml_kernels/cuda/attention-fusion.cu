@@ -2,7 +2,6 @@
 
 #include "attention-rows.cuh"
 #include "fattn-decode.cuh"
-#include "fattn-prompt.cuh"
 #include "fwht.cuh"
 
 #include "ggml-impl.h"
@@ -207,9 +206,8 @@ static const ggml_tensor * find_output(const ggml_cgraph * cgraph, int a) {
     int j = a + 1;
     while (j < cgraph->n_nodes && is_view(cgraph->nodes[j])) { ++j; }
     const ggml_tensor * node = j < cgraph->n_nodes ? cgraph->nodes[j] : nullptr;
-    const int device = ggml_cuda_get_device();
     return is_rotation(node) && rotation_size(node) == 64 && sole_source(cgraph, node->src[1]) == attention &&
-        (ggml_cuda_fattn_decode_supported(device, attention) || ggml_cuda_fattn_prompt_supported(device, attention)) ? node : nullptr;
+        ggml_cuda_fattn_decode_supported(ggml_cuda_get_device(), attention) ? node : nullptr;
 }
 
 // What belongs to attention a by the graph alone, as allocation has to know. f16 K and V are upstream's.
@@ -368,10 +366,6 @@ static void compute_rows(ggml_backend_cuda_context & ctx, const attention_layer 
 }
 
 static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_layer & layer, float unit) {
-    if (layer.output && ggml_cuda_fattn_prompt_supported(ctx.device, layer.attention)) {
-        ggml_cuda_fattn_prompt(ctx, const_cast<ggml_tensor *>(layer.attention), const_cast<ggml_tensor *>(layer.output));
-        return true;
-    }
     ggml_cuda_fattn_decode_fusion fusion;
     fusion.packed_q = unit != 0.0f ? (const char *) layer.q_dst->data : nullptr;
     fusion.dst      = const_cast<ggml_tensor *>(layer.output);

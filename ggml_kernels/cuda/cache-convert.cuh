@@ -12,7 +12,7 @@
 #if defined(GGML_USE_HIP)
 #define CACHE_CONVERT_BLOCKS 1
 #else
-#define CACHE_CONVERT_BLOCKS 8 // 64 registers a thread: a block fits beside those of attention to a prompt (fattn-prompt.cuh)
+#define CACHE_CONVERT_BLOCKS 8 // 64 registers a thread
 #endif // GGML_USE_HIP
 #define CACHE_CONVERT_ROWS    4
 #define CACHE_CONVERT_RUN     64 // values
