@@ -26,6 +26,7 @@ from turbobench.source import fetch, load_pin
 _ROWS = Path(__file__).parents[1] / "native" / "device_rows.cpp"
 _ANY = "(f16|q8_0|q5_0|q4_0|turbo4|turbo3)"
 _MIXED = "type_K=turbo4,type_V=turbo3,"
+_NAMES = {"GGML_VK_PERF_LOGGER": "1"}  # print the launches
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +76,7 @@ def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) ->
     "case",
     [
         f"hsk=(128|192|256),.*kv=259,nb=40,.*{_MIXED}",
-        "hsk=128,.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
+        "hsk=(128|192),.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
         "hsk=128,.*nr23=.4,1.,kv=512,nb=1,.*sinks=1,max_bias=8.*turbo3",  # queries of a group of heads together
         "hsk=(64|128|256),.*kv=113,nb=3,.*type_K=turbo3,type_V=turbo3",  # a few tokens of groups of 1 to 16
     ],
@@ -111,8 +112,35 @@ def test_a_cache_of_that_type_is_refused_on_the_device(vulkan: Lavapipe, cpu_bui
 
 
 def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    """Rotations are done by the shaders beside them, but for that of Q, and of many queries' output."""
     pattern = f"head_size=64,.*n_tokens=(1|70),.*{_MIXED}"
-    _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2)
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2, env=_NAMES)
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
+
+
+def test_a_layer_rotates_wider_heads_too(vulkan: Lavapipe, cpu_build: Build) -> None:
+    """Two and four blocks of a head's K are one row of the rotation, and so are those of one projection's views."""
+    pattern = "head_size=(128,n_head_kv=2|256,n_head_kv=2),.*n_tokens=(1|3|5),n_kv=256,type_K=turbo4,type_V=turbo[34],"
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=4, env=_NAMES)
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
+
+
+def test_a_layer_whose_rotations_are_apart_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    pattern = f"head_size=64,.*n_tokens=1,n_kv=512,.*{_MIXED}"
+    env = _NAMES | {"GGML_VK_DISABLE_FUSION": "1"}
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=1, env=env)
+    _check_launches(output, {"FLASH_ATTN_EXT", "MUL_MAT", "SET_ROWS"})
+
+
+def test_a_model_has_no_rotation_apart_but_of_q(vulkan: Lavapipe, cpu_build: Build, tmp_path: Path) -> None:
+    """In a model's graph the rotations are not beside what takes them until the backend moves them there."""
+    model = tiny_models.llama(tmp_path / "m.gguf", head_dim=64)
+    pair = ("-ctk", "turbo4", "-ctv", "turbo3")
+    bench = ("-m", str(model), "-ngl", "99", "-fa", "1", "-p", "0", "-n", "1", "-r", "1")
+    ended, output = vulkan.run(cpu_build.program("llama-bench"), *bench, *pair, env=_NAMES)
+    assert ended.ok, output[-4000:]
+    _check_silent(output)
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
 
 
 def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_build: Build) -> None:
@@ -128,7 +156,7 @@ def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_bu
 
 def _check_ops(
     vulkan: Lavapipe, cpu: Build, op: str, pattern: str, *, at_least: int, env: dict[str, str] | None = None
-) -> None:
+) -> str:
     arguments = ("test", "-b", "Vulkan0", "-o", op, "-p", pattern)
     ended, output = vulkan.run(cpu.program("test-backend-ops"), *arguments, env=env)
     assert ended.ok, output[-4000:]
@@ -137,6 +165,13 @@ def _check_ops(
     assert sum(int(run) for _, run in counts) >= at_least, output[-2000:]
     assert "not supported" not in output
     _check_silent(output)
+    return output
+
+
+def _check_launches(output: str, wanted: set[str]) -> None:
+    """Check which of attention, of products of floats (rotations), and of stored rows are launches of their own."""
+    names = r"^((?:ROTATED )?(?:FLASH_ATTN_EXT(?= )|MUL_MAT(?=(?:_VEC)? f32)|SET_ROWS(?=:)))"
+    assert set(re.findall(names, output, re.MULTILINE)) == wanted
 
 
 def _check_silent(output: str) -> None:
