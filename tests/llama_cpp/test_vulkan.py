@@ -63,6 +63,27 @@ def test_a_cache_holds_the_bytes_and_gives_the_floats_of_the_reference(
         np.testing.assert_array_equal(made, dequantize(codec(name), ours).view(np.uint32))
 
 
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_set_rows_rotates_what_it_stores(
+    vulkan: Lavapipe, cpu_build: Build, name: CodecName, width: int, tmp_path: Path
+) -> None:
+    """Of whole numbers, sums are exact in any order. Only where the scale is none do a few roundings show."""
+    x = np.random.default_rng(width).integers(-99, 99, (4 * 400, 64)).astype(np.float32)
+    program = lavapipe.compile_program(_ROWS, cpu_build, tmp_path / "device_rows")
+    (tmp_path / "in").write_bytes(x.tobytes())
+    arguments = ("Vulkan0", name, str(tmp_path / "in"), str(tmp_path / "out"), str(width))
+    ended, output = vulkan.run(program, *arguments, env=_NAMES)
+    assert ended.ok, output[-2000:]
+    _check_silent(output)
+    _check_launches(output, {"ROTATED MUL_MAT"})
+    blocks = np.frombuffer((tmp_path / "out").read_bytes(), np.uint8).reshape(400, -1)[::-1].reshape(len(x), -1)
+    signs = np.array([[(i & j).bit_count() % 2 for j in range(width)] for i in range(width)])
+    turned = (x.reshape(-1, width).astype(np.float64) @ (1 - 2 * signs) / np.sqrt(width)).reshape(x.shape)
+    same = (blocks == quantize(codec(name), turned.astype(np.float32))).all(axis=1)
+    assert same.mean() > (0.98 if width == 128 else 0.9999)
+
+
 @pytest.mark.parametrize("op", ["SET_ROWS", "CPY", "GET_ROWS"])
 def test_cache_ops_equal_the_cpu(vulkan: Lavapipe, cpu_build: Build, op: str) -> None:
     _check_ops(vulkan, cpu_build, op, "type_.*=turbo[34],|type=turbo[34],.*m=5", at_least=2)
