@@ -1,7 +1,7 @@
 #version 450
 
 // SET_ROWS and CPY of floats to turbo3 and turbo4: a workgroup encodes block after block. The bytes are those of
-// turbo-quants-ref.c.
+// turbo-quants-ref.c. SET_ROWS also does the rotation before it, if it is asked to.
 //
 // Each of the 32 candidates of the scale search has four threads, a quarter of the values for each. They work together
 // through shared memory only, so the subgroup's size does not matter.
@@ -58,7 +58,7 @@ shared int entries[LEVELS*TURBO_SEARCH];
 shared uint peak_key;
 shared uint best_score;
 shared uint good;
-shared int  q[QK_TURBO];
+shared ivec4 q[QK_TURBO/4];
 shared int  dots[TURBO_SEARCH];     // sums of q*t
 shared int  energies[TURBO_SEARCH]; // sums of t*t
 shared uint codes[QK_TURBO];
@@ -139,44 +139,51 @@ bool flip_of(uint candidate) { return (CHOICES[candidate] & 8u) != 0; }
 uint book_of(uint candidate) { return CHOICES[candidate] & 7u; }
 int  span_of(uint candidate) { return int(CHOICES[candidate] >> 4); }
 
+// A candidate for the mirrored block has mirrored tables instead, so that the search need not turn over each value.
 void load_candidates() {
     const uint candidate = gl_LocalInvocationIndex%TURBO_SEARCH;
     const uint team      = gl_LocalInvocationIndex/TURBO_SEARCH;
     const uint book      = book_of(candidate);
+    const bool flip      = flip_of(candidate);
     for (uint i = team; i < LEVELS/4; i += TEAM) {
         const int four = int(turbo_books[BOOKS + book*(LEVELS/4) + i]);
         [[unroll]] for (int t = 0; t < 4; ++t) {
-            entries[(4*i + t)*TURBO_SEARCH + candidate] = bitfieldExtract(four, 8*t, 8);
+            const int  entry = bitfieldExtract(four, 8*t, 8);
+            const uint level = 4*i + t;
+            entries[(flip ? LEVELS - 1 - level : level)*TURBO_SEARCH + candidate] = flip ? -entry : entry;
         }
     }
     barrier();
     for (uint i = team + 1; i < LEVELS; i += TEAM) {
-        const int sum = entries[(i - 1)*TURBO_SEARCH + candidate] + entries[i*TURBO_SEARCH + candidate];
-        bounds[i*TURBO_SEARCH + candidate] = (sum*span_of(candidate) + 254*65536)/254 - 65536; // rounds down
+        const int sum   = entries[(i - 1)*TURBO_SEARCH + candidate] + entries[i*TURBO_SEARCH + candidate];
+        const int bound = ((flip ? -sum : sum)*span_of(candidate) + 254*65536)/254 - 65536; // rounds down
+        bounds[i*TURBO_SEARCH + candidate] = flip ? -bound - 1 : bound; // v > this where -v > bound does not hold
     }
 }
 
-// how many bounds of the candidate are below v
-uint code_of(int v, uint candidate) {
-    uint code = 0;
-    [[unroll]] for (uint half_ = LEVELS/2; half_ > 0; half_ /= 2) {
-        code += v > bounds[(code + half_)*TURBO_SEARCH + candidate] ? half_ : 0;
+int middle_of(uint candidate) { return bounds[LEVELS/2*TURBO_SEARCH + candidate]; }
+
+// where the candidate's entry for v is; middle: the bound that is asked first
+uint place_of(int v, uint candidate, int middle) {
+    uint at = candidate + (v > middle ? LEVELS/2*TURBO_SEARCH : 0);
+    [[unroll]] for (uint step = LEVELS/4*TURBO_SEARCH; step >= TURBO_SEARCH; step /= 2) {
+        at += v > bounds[at + step] ? step : 0;
     }
-    return code;
+    return at;
 }
 
 void try_candidate() {
     const uint candidate = gl_LocalInvocationIndex%TURBO_SEARCH;
-    const uint first     = gl_LocalInvocationIndex/TURBO_SEARCH*SHARE;
-    const bool flip      = flip_of(candidate);
+    const uint first     = gl_LocalInvocationIndex/TURBO_SEARCH*(SHARE/4);
+    const int  middle    = middle_of(candidate);
     int dot    = 0;
     int energy = 0;
-    [[dont_unroll]] for (uint i = first; i < first + SHARE; i += 4) {
-        [[unroll]] for (uint j = i; j < i + 4; ++j) {
-            const int v = flip ? -q[j] : q[j];
-            const int t = entries[code_of(v, candidate)*TURBO_SEARCH + candidate];
-            dot    += v*t; // both turned over, if flipped: the product is that of q and the mirrored entry
-            energy += t*t;
+    [[dont_unroll]] for (uint i = first; i < first + SHARE/4; ++i) {
+        const ivec4 four = q[i];
+        [[unroll]] for (uint t = 0; t < 4; ++t) {
+            const int entry = entries[place_of(four[t], candidate, middle)];
+            dot    += four[t]*entry;
+            energy += entry*entry;
         }
     }
     atomicAdd(dots[candidate], dot);
@@ -289,52 +296,133 @@ void encode(uint v, uint ib) {
     const uint peak     = peak_key >> 1;
     const bool negative = (peak_key & 1u) == 0;
 
-    uint scale = 0;
+    uint candidate = 0;
     if (peak < PEAK_MIN) {
         if (tid < QK_TURBO) {
             codes[tid] = 0;
         }
     } else {
-        const float turn = uintBitsToFloat(divide(Q_MAX_BITS, peak) | (negative ? 0x80000000u : 0u));
-        const int mine = int(roundEven(uintBitsToFloat(v)*turn));
+        int mine = 0;
         if (tid < QK_TURBO) {
-            q[tid] = mine;
+            const float turn = uintBitsToFloat(divide(Q_MAX_BITS, peak) | (negative ? 0x80000000u : 0u));
+            mine = int(roundEven(uintBitsToFloat(v)*turn));
+            q[tid/4][tid%4] = mine;
         }
         barrier();
         try_candidate();
         barrier();
-        const uint candidate = choose();
+        candidate = choose();
         if (tid < QK_TURBO) {
-            codes[tid] = code_of(flip_of(candidate) ? -mine : mine, candidate);
+            const uint code = place_of(mine, candidate, middle_of(candidate))/TURBO_SEARCH;
+            codes[tid] = flip_of(candidate) ? LEVELS - 1 - code : code;
         }
-        scale = make_scale(peak, negative != flip_of(candidate), candidate);
     }
     barrier();
 
     write_codes(ib);
     if (tid == 0) {
-        data_d[ib].d = uint16_t(scale);
+        data_d[ib].d = uint16_t(peak < PEAK_MIN ? 0 : make_scale(peak, negative != flip_of(candidate), candidate));
     }
 }
 
-void main() {
-    load_candidates();
+// ---- what is encoded -------------------------------------------------------------------------------------------------
 
+#if defined(SET_ROWS)
+
+// SET_ROWS may have before it the product with a Hadamard matrix of param3 x param3, times param1, whose rows are blocks or
+// heads: 64, 128 or 256; 0 for none. It is done for the block alone, though its input is the whole row. The sums are those
+// of fwht.comp and in its order, but whether the first of them are rounded with the product by param1 or after it is the
+// compiler's choice there and here.
+shared float turning[256];
+
+// the values of a row of the product that this thread has first
+void load_row(uint row, out float x[8]) {
+    const uint first = gl_LocalInvocationIndex*8;
+    [[unroll]] for (uint k = 0; k < 8; ++k) {
+        x[k] = first < uint(p.param3) ? uintBitsToFloat(data_a[row + first + k])*p.param1 : 0.0f;
+    }
+}
+
+void add_eight(inout float x[8]) {
+    [[unroll]] for (uint h = 1; h < 8; h *= 2) {
+        [[unroll]] for (uint k = 0; k < 8; ++k) {
+            if ((k & h) == 0) {
+                const float a = x[k];
+                const float b = x[k + h];
+                x[k]     = a + b;
+                x[k + h] = a - b;
+            }
+        }
+    }
+}
+
+// Value tid % 64 of block `part` of the row.
+float turn_row(inout float x[8], uint part) {
+    const uint tid    = gl_LocalInvocationIndex;
+    const bool mine   = tid*8 < uint(p.param3);
+    const uint column = tid/8*QK_TURBO + tid%8;
+    add_eight(x);
+    if (mine) {
+        [[unroll]] for (uint k = 0; k < 8; ++k) {
+            turning[8*tid + k] = x[k];
+        }
+    }
+    barrier();
+    if (mine) {
+        [[unroll]] for (uint k = 0; k < 8; ++k) {
+            x[k] = turning[column + 8*k];
+        }
+        add_eight(x);
+        [[unroll]] for (uint k = 0; k < 8; ++k) {
+            turning[column + 8*k] = x[k];
+        }
+    }
+    barrier();
+    float y[4];
+    [[unroll]] for (uint j = 0; j < 4; ++j) {
+        y[j] = QK_TURBO*j < uint(p.param3) ? turning[QK_TURBO*j + tid%QK_TURBO] : 0.0f;
+    }
+    const float a = (part & 1u) == 0 ? y[0] + y[1] : y[0] - y[1];
+    const float b = (part & 1u) == 0 ? y[2] + y[3] : y[2] - y[3];
+    return (part & 2u) == 0 ? a + b : a - b;
+}
+
+#endif // defined(SET_ROWS)
+
+void main() {
     const uint tid   = gl_LocalInvocationIndex;
     const uint count = gl_NumWorkGroups.x*gl_NumWorkGroups.y*gl_NumWorkGroups.z;
+    bool fresh = true;
     for (uint block = gl_WorkGroupID.z*262144 + gl_WorkGroupID.y*512 + gl_WorkGroupID.x; block < p.ne/QK_TURBO; block += count) {
         const uint idx = block*QK_TURBO;
 #if defined(SET_ROWS)
         uint i00, i01, i02, i03;
         get_indices(idx, i00, i01, i02, i03);
-        const uint i1  = data_b[src1_idx(i01, fastmod(i02, p.ne11), fastmod(i03, p.ne12), 0) + get_boffset()] ROW_OF;
-        const uint src = get_aoffset() + src0_idx(i00 + tid%QK_TURBO, i01, i02, i03);
-        const uint dst = get_doffset() + dst_idx(i00/QK_TURBO, i1, i02, i03);
+        const uint i1   = data_b[src1_idx(i01, fastmod(i02, p.ne11), fastmod(i03, p.ne12), 0) + get_boffset()] ROW_OF;
+        const uint dst  = get_doffset() + dst_idx(i00/QK_TURBO, i1, i02, i03);
+        const bool turn = p.param3 != 0;
+        const uint part = turn ? i00%uint(p.param3)/QK_TURBO : 0;
+        float x[8];
+        uint v = 0;
+        if (turn) {
+            load_row(get_aoffset() + src0_idx(i00 - part*QK_TURBO, i01, i02, i03), x);
+        } else {
+            v = data_a[get_aoffset() + src0_idx(i00 + tid%QK_TURBO, i01, i02, i03)];
+        }
 #else
-        const uint src = get_aoffset() + src0_idx(idx + tid%QK_TURBO);
+        uint v = data_a[get_aoffset() + src0_idx(idx + tid%QK_TURBO)];
         const uint dst = get_doffset() + dst_idx_quant(idx, QK_TURBO);
 #endif
-        encode(data_a[src], dst);
+        if (fresh) { // while the values are on their way
+            load_candidates();
+            fresh = false;
+        }
+#if defined(SET_ROWS)
+        if (turn) {
+            v = floatBitsToUint(turn_row(x, part));
+        }
+#endif
+        encode(v, dst);
         barrier();
     }
 }

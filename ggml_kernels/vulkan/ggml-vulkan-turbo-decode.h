@@ -22,7 +22,7 @@ struct vk_turbo_decode_push_constants {
 static_assert(sizeof(vk_turbo_decode_push_constants) <= 128, "Vulkan promises 128 bytes");
 
 struct vk_turbo_decode_combine_push_constants {
-    uint32_t D, heads, tokens, sequences, splits, sinks;
+    uint32_t D, heads, tokens, sequences, splits, sinks, rotate;
 };
 
 // To be measured with other values: GGML_VK_FA_TURBO_DECODE=threads,batch,kv_heads,workgroups. Anything that is not four such
@@ -53,6 +53,7 @@ struct vk_turbo_decode_plan {
     std::vector<uint32_t> spec;
     uint32_t row_groups, kv_groups; // workgroups for the queries of a head of K, for the heads of K
     uint32_t run, splits;           // positions of a split
+    uint64_t scratch;               // bytes of the splits' outputs
 };
 
 static inline bool ggml_vk_turbo_decode_reads(const ggml_tensor * t) {
@@ -68,18 +69,6 @@ static inline bool ggml_vk_turbo_decode_reads(const ggml_tensor * t) {
         default:
             return false;
     }
-}
-
-static inline bool ggml_vk_turbo_decode_takes(const vk_device & device, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask) {
-    const uint32_t threads = ggml_vk_turbo_decode_tuning().threads;
-    const int64_t  d       = k->ne[0];
-    return threads != 0 && (ggml_vk_is_turbo(k->type) || ggml_vk_is_turbo(v->type)) &&
-           ggml_vk_turbo_decode_reads(k) && ggml_vk_turbo_decode_reads(v) &&
-           (d == 64 || d == 128 || d == 256) && v->ne[0] == d &&
-           k->ne[2] == v->ne[2] && q->ne[2] % k->ne[2] == 0 && q->ne[1]*(q->ne[2]/k->ne[2]) <= 32 &&
-           (!mask || mask->type == GGML_TYPE_F16) &&
-           device->subgroup_basic && device->subgroup_shuffle && device->subgroup_require_full_support &&
-           device->subgroup_size >= 8 && threads % device->subgroup_size == 0;
 }
 
 static inline vk_turbo_decode_plan ggml_vk_turbo_decode_plan(const vk_device & device, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, bool mask, bool softcap) {
@@ -108,7 +97,21 @@ static inline vk_turbo_decode_plan ggml_vk_turbo_decode_plan(const vk_device & d
     const uint32_t wanted = std::max(1u, cores*tuning.workgroups/groups);
     plan.run    = ROUNDUP_POW2(CEIL_DIV(kv, wanted), step);
     plan.splits = CEIL_DIV(kv, plan.run);
+    plan.scratch = (uint64_t) plan.splits*(d + 2)*sizeof(float)*q->ne[1]*q->ne[2]*q->ne[3];
     return plan;
+}
+
+static inline bool ggml_vk_turbo_decode_takes(const vk_device & device, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask) {
+    const uint32_t threads = ggml_vk_turbo_decode_tuning().threads;
+    const int64_t  d       = k->ne[0];
+    return threads != 0 && (ggml_vk_is_turbo(k->type) || ggml_vk_is_turbo(v->type)) &&
+           ggml_vk_turbo_decode_reads(k) && ggml_vk_turbo_decode_reads(v) &&
+           (d == 64 || d == 128 || d == 256) && v->ne[0] == d &&
+           k->ne[2] == v->ne[2] && q->ne[2] % k->ne[2] == 0 && q->ne[1]*(q->ne[2]/k->ne[2]) <= 32 &&
+           (!mask || mask->type == GGML_TYPE_F16) &&
+           device->subgroup_basic && device->subgroup_shuffle && device->subgroup_require_full_support &&
+           device->subgroup_size >= 8 && threads % device->subgroup_size == 0 &&
+           ggml_vk_turbo_decode_plan(device, q, k, v, false, false).scratch <= device->properties.limits.maxStorageBufferRange;
 }
 
 static inline vk_pipeline ggml_vk_turbo_decode_pipeline(vk_device & device, const std::vector<uint32_t> & spec) {
@@ -120,8 +123,9 @@ static inline vk_pipeline ggml_vk_turbo_decode_pipeline(vk_device & device, cons
     return pipeline;
 }
 
-// Does the attention if this is how it is best done; false if it is still to be done.
-static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask, const ggml_tensor * sinks, ggml_tensor * dst) {
+// Does the attention if this is how it is best done; false if it is still to be done. With `rotated`, what is written is
+// not dst but this product of a Hadamard matrix with it.
+static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tensor * q, const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask, const ggml_tensor * sinks, ggml_tensor * dst, ggml_tensor * rotated = nullptr) {
     vk_device & device = ctx->device;
     if (!ggml_vk_turbo_decode_takes(device, q, k, v, mask)) {
         return false;
@@ -139,17 +143,12 @@ static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_contex
 
     const vk_turbo_decode_plan plan = ggml_vk_turbo_decode_plan(device, q, k, v, mask != nullptr, softcap != 0.0f);
 
-    const uint64_t size = (uint64_t) plan.splits*(k->ne[0] + 2)*sizeof(float)*heads*q->ne[1]*q->ne[3];
-    if (size > device->properties.limits.maxStorageBufferRange) {
-        return false;
-    }
-
     vk_pipeline pipeline = ggml_vk_turbo_decode_pipeline(device, plan.spec);
     ggml_pipeline_request_descriptor_sets(ctx, pipeline, 1);
     ggml_pipeline_request_descriptor_sets(ctx, device->pipeline_turbo_decode_combine, 1);
 
-    if (ctx->prealloc_size_split_k < size) {
-        ctx->prealloc_size_split_k = size;
+    if (ctx->prealloc_size_split_k < plan.scratch) {
+        ctx->prealloc_size_split_k = plan.scratch;
         ggml_vk_preallocate_buffers(ctx, subctx);
     }
     if (ctx->prealloc_split_k_need_sync) {
@@ -179,12 +178,18 @@ static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_contex
                               pc, { plan.splits*plan.row_groups, plan.kv_groups, (uint32_t) q->ne[3] });
     ggml_vk_sync_buffers(ctx, subctx);
 
-    const vk_turbo_decode_combine_push_constants pc2 = { (uint32_t) k->ne[0], heads, (uint32_t) q->ne[1], (uint32_t) q->ne[3], plan.splits, sinks != nullptr };
+    const vk_turbo_decode_combine_push_constants pc2 = { (uint32_t) k->ne[0], heads, (uint32_t) q->ne[1], (uint32_t) q->ne[3], plan.splits, sinks != nullptr, rotated != nullptr };
     ggml_vk_dispatch_pipeline(ctx, subctx, device->pipeline_turbo_decode_combine,
-                              { split, sinks ? ggml_vk_tensor_subbuffer(ctx, sinks) : q_buf, ggml_vk_tensor_subbuffer(ctx, dst) },
-                              pc2, { heads, (uint32_t) k->ne[0]/32, (uint32_t) (q->ne[1]*q->ne[3]) });
+                              { split, sinks ? ggml_vk_tensor_subbuffer(ctx, sinks) : q_buf, ggml_vk_tensor_subbuffer(ctx, rotated ? rotated : dst) },
+                              pc2, { heads, (uint32_t) k->ne[0]/64, (uint32_t) (q->ne[1]*q->ne[3]) });
     ctx->prealloc_split_k_need_sync = true;
     return true;
+}
+
+// What makes f16 of K or V for many queries: for q8_0 beside one of our types our shader, which writes wider than upstream's.
+static inline vk_pipeline ggml_vk_turbo_to_f16(const vk_device & device, ggml_type type, ggml_type other) {
+    const bool q8_0 = type == GGML_TYPE_Q8_0 && ggml_vk_is_turbo(other);
+    return q8_0 ? device->pipeline_turbo_q8_0_to_f16 : device->pipeline_dequant_transpose[type];
 }
 
 // Inside of ggml_vk_load_shaders.
@@ -192,4 +197,5 @@ static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_contex
     for (auto & it : device->pipeline_turbo_decode) { \
         ggml_vk_create_pipeline(device, it.second, "turbo_decode", turbo_decode_len, turbo_decode_data, "main", 5, sizeof(vk_turbo_decode_push_constants), {1, 1, 1}, it.first, 1, true, true); \
     } \
-    ggml_vk_create_pipeline(device, device->pipeline_turbo_decode_combine, "turbo_decode_combine", turbo_decode_combine_len, turbo_decode_combine_data, "main", 3, sizeof(vk_turbo_decode_combine_push_constants), {1, 1, 1}, {}, 1, true);
+    ggml_vk_create_pipeline(device, device->pipeline_turbo_decode_combine, "turbo_decode_combine", turbo_decode_combine_len, turbo_decode_combine_data, "main", 3, sizeof(vk_turbo_decode_combine_push_constants), {1, 1, 1}, {}, 1, true); \
+    ggml_vk_create_pipeline(device, device->pipeline_turbo_q8_0_to_f16, "turbo_q8_0_to_f16", turbo_q8_0_to_f16_len, turbo_q8_0_to_f16_data, "main", 2, 5 * sizeof(uint32_t), {256 * 8 * 8, 1, 1}, {}, 1);

@@ -36,7 +36,7 @@ static inline int ggml_vk_turbo_fa_path(int best, ggml_type k_type, ggml_type v_
 // Workgroups of copy_to_turbo.comp, which encode block after block: enough to fill a large GPU, and no more, for each
 // begins with loading the tables of the search.
 static inline uint32_t ggml_vk_turbo_encode_workgroups(int64_t ne) {
-    return (uint32_t) std::min<int64_t>(ne / ggml_blck_size(GGML_TYPE_TURBO4), 4096);
+    return (uint32_t) std::min<int64_t>(ne / ggml_blck_size(GGML_TYPE_TURBO4), 2048);
 }
 
 // Inside of ggml_vk_load_shaders.
@@ -47,4 +47,4 @@ static inline uint32_t ggml_vk_turbo_encode_workgroups(int64_t ne) {
     ggml_vk_create_pipeline(device, device->pipeline_cpy_quant_f32[TYPE], "cpy_" #name "_f32", cpy_ ## name ## _f32_len, cpy_ ## name ## _f32_data, "main", 2, sizeof(vk_op_unary_push_constants), {(uint32_t) ggml_blck_size(TYPE), 1, 1}, {}, 1); \
     ggml_vk_create_pipeline(device, device->pipeline_get_rows[TYPE], "get_rows_" #name, get_rows_ ## name ## _len, get_rows_ ## name ## _data, "main", 3, sizeof(vk_op_binary_push_constants), {1024, 1, 1}, {}, 1); \
     ggml_vk_create_pipeline(device, device->pipeline_get_rows_f32[TYPE], "get_rows_" #name "_f32", get_rows_ ## name ## _f32_len, get_rows_ ## name ## _f32_data, "main", 3, sizeof(vk_op_binary_push_constants), {1024, 1, 1}, {}, 1); \
-    ggml_vk_create_pipeline(device, device->pipeline_dequant_transpose[TYPE], "dequant_" #name "_transpose", dequant_ ## name ## _transpose_len, dequant_ ## name ## _transpose_data, "main", 2, 5 * sizeof(uint32_t), {256 * 16, 1, 1}, {}, 1);
+    ggml_vk_create_pipeline(device, device->pipeline_dequant_transpose[TYPE], "dequant_" #name "_transpose", dequant_ ## name ## _transpose_len, dequant_ ## name ## _transpose_data, "main", 2, 5 * sizeof(uint32_t), {256 * 8 * 8, 1, 1}, {}, 1);

@@ -1,12 +1,13 @@
 #version 450
 
-// The splits of turbo_decode.comp together: a workgroup makes 32 values of a query's output. Eight threads have the values
-// of a split, and there are 32 such teams, so a few splits remain for each.
+// The splits of turbo_decode.comp together: a workgroup makes 64 values of a query's output. Sixteen threads have the values
+// of a split, and there are 16 such teams, so a few splits remain for each. Where the product with a Hadamard matrix of
+// 64 x 64 follows, which turns the values of V back, it is done here.
 
 #extension GL_EXT_control_flow_attributes : require
 
 #define THREADS 256
-#define VALUES  8  // threads for 32 values
+#define VALUES  16 // threads for 64 values
 #define TEAMS   (THREADS/VALUES)
 
 layout (local_size_x = THREADS, local_size_y = 1, local_size_z = 1) in;
@@ -17,12 +18,27 @@ layout (binding = 1) readonly  buffer S { float sink_data[]; };
 layout (binding = 2) writeonly buffer O { vec4 o_data[]; };
 
 layout (push_constant) uniform parameter {
-    uint D, heads, tokens, sequences, splits, sinks;
+    uint D, heads, tokens, sequences, splits, sinks, rotate;
 } p;
 
 shared float tops[THREADS];
 shared float sums[THREADS];
 shared vec4  outs[THREADS];
+
+// the product of all teams' values, which are the same, with the Hadamard matrix
+vec4 rotated(vec4 v, const uint tid) {
+    v *= 0.125f;
+    v = vec4(v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w);
+    v = vec4(v.xy + v.zw, v.xy - v.zw);
+    [[unroll]] for (uint n = 1; n < VALUES; n *= 2) {
+        barrier();
+        outs[tid] = v;
+        barrier();
+        const vec4 other = outs[tid ^ n];
+        v = (tid & n) == 0 ? v + other : other - v;
+    }
+    return v;
+}
 
 void main() {
     const uint tid  = gl_LocalInvocationIndex;
@@ -62,8 +78,12 @@ void main() {
         }
         barrier();
     }
+    const float all = sums[tid % VALUES] + (p.sinks != 0 ? exp(sink_data[head] - top) : 0.0f);
+    vec4 v = all == 0.0f ? vec4(0.0f) : outs[tid % VALUES]/all;
+    if (p.rotate != 0) {
+        v = rotated(v, tid);
+    }
     if (tid < VALUES) {
-        const float all = sums[tid] + (p.sinks != 0 ? exp(sink_data[head] - top) : 0.0f);
-        o_data[p.D/4u*(head + p.heads*z) + d4] = all == 0.0f ? vec4(0.0f) : outs[tid]/all;
+        o_data[p.D/4u*(head + p.heads*z) + d4] = v;
     }
 }

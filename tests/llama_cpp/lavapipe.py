@@ -29,7 +29,7 @@ _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Shaders that are compiled, as patterns of sh: those with code of ours, and what runs beside them in the tests.
 _SOURCES = (
     "*turbo*.comp|flash_attn*.comp|lightning_indexer.comp|dequant_q8_0.comp|copy.comp|contig_copy.comp|rope_norm.comp"
-    "|fwht.comp"
+    "|rope_neox.comp|fwht.comp"
 )
 _EMPTY = "#version 450\nlayout(local_size_x = 1) in;\nvoid main() {}\n"
 _FLAGS = (

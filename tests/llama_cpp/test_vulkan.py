@@ -22,10 +22,12 @@ from turbobench.codec.block import dequantize, quantize
 from turbobench.codec.golden import extreme_blocks, random_blocks
 from turbobench.codec.tables import CODEC_NAMES, CodecName, codec
 from turbobench.source import fetch, load_pin
+from turbobench.synth import SMOKE_SHAPE, write_model
 
 _ROWS = Path(__file__).parents[1] / "native" / "device_rows.cpp"
 _ANY = "(f16|q8_0|q5_0|q4_0|turbo4|turbo3)"
 _MIXED = "type_K=turbo4,type_V=turbo3,"
+_NAMES = {"GGML_VK_PERF_LOGGER": "1"}  # print the launches
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +63,27 @@ def test_a_cache_holds_the_bytes_and_gives_the_floats_of_the_reference(
         np.testing.assert_array_equal(made, dequantize(codec(name), ours).view(np.uint32))
 
 
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_set_rows_rotates_what_it_stores(
+    vulkan: Lavapipe, cpu_build: Build, name: CodecName, width: int, tmp_path: Path
+) -> None:
+    """Of whole numbers, sums are exact in any order. Only where the scale is none do a few roundings show."""
+    x = np.random.default_rng(width).integers(-99, 99, (4 * 400, 64)).astype(np.float32)
+    program = lavapipe.compile_program(_ROWS, cpu_build, tmp_path / "device_rows")
+    (tmp_path / "in").write_bytes(x.tobytes())
+    arguments = ("Vulkan0", name, str(tmp_path / "in"), str(tmp_path / "out"), str(width))
+    ended, output = vulkan.run(program, *arguments, env=_NAMES)
+    assert ended.ok, output[-2000:]
+    _check_silent(output)
+    _check_launches(output, {"ROTATED MUL_MAT"})
+    blocks = np.frombuffer((tmp_path / "out").read_bytes(), np.uint8).reshape(400, -1)[::-1].reshape(len(x), -1)
+    signs = np.array([[(i & j).bit_count() % 2 for j in range(width)] for i in range(width)])
+    turned = (x.reshape(-1, width).astype(np.float64) @ (1 - 2 * signs) / np.sqrt(width)).reshape(x.shape)
+    same = (blocks == quantize(codec(name), turned.astype(np.float32))).all(axis=1)
+    assert same.mean() > (0.98 if width == 128 else 0.9999)
+
+
 @pytest.mark.parametrize("op", ["SET_ROWS", "CPY", "GET_ROWS"])
 def test_cache_ops_equal_the_cpu(vulkan: Lavapipe, cpu_build: Build, op: str) -> None:
     _check_ops(vulkan, cpu_build, op, "type_.*=turbo[34],|type=turbo[34],.*m=5", at_least=2)
@@ -75,7 +98,7 @@ def test_decoding_any_pair_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) ->
     "case",
     [
         f"hsk=(128|192|256),.*kv=259,nb=40,.*{_MIXED}",
-        "hsk=128,.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
+        "hsk=(128|192),.*kv=113,nb=75,.*permute=.0,2,1,3.,kv_view=0",  # converts the cache to f16 first
         "hsk=128,.*nr23=.4,1.,kv=512,nb=1,.*sinks=1,max_bias=8.*turbo3",  # queries of a group of heads together
         "hsk=(64|128|256),.*kv=113,nb=3,.*type_K=turbo3,type_V=turbo3",  # a few tokens of groups of 1 to 16
     ],
@@ -111,8 +134,38 @@ def test_a_cache_of_that_type_is_refused_on_the_device(vulkan: Lavapipe, cpu_bui
 
 
 def test_a_layer_from_the_projections_on_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    """Rotations are done by the shaders beside them, but for that of Q, and of many queries' output."""
     pattern = f"head_size=64,.*n_tokens=(1|70),.*{_MIXED}"
-    _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2)
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=2, env=_NAMES)
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
+
+
+def test_a_layer_rotates_wider_heads_too(vulkan: Lavapipe, cpu_build: Build) -> None:
+    """Two and four blocks of a head's K are one row of the rotation, and so are those of one projection's views."""
+    pattern = "head_size=(128|256),n_head_kv=2,.*n_tokens=(1|3|5),n_kv=256,type_K=turbo4,type_V=turbo[34],.*norm=0,"
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=4, env=_NAMES)
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
+
+
+def test_a_layer_whose_rotations_are_apart_equals_the_cpu(vulkan: Lavapipe, cpu_build: Build) -> None:
+    pattern = f"head_size=64,.*n_tokens=1,n_kv=512,.*{_MIXED}"
+    env = _NAMES | {"GGML_VK_DISABLE_FUSION": "1"}
+    output = _check_ops(vulkan, cpu_build, "ATTENTION_LAYER", pattern, at_least=1, env=env)
+    _check_launches(output, {"FLASH_ATTN_EXT", "MUL_MAT", "SET_ROWS"})
+
+
+def test_a_model_has_no_rotation_apart_but_of_q(vulkan: Lavapipe, cpu_build: Build, tmp_path: Path) -> None:
+    """In a model's graph the rotations are not beside what takes them until the backend moves them there.
+
+    Other shaders of this model are stand-ins, of which the validation layers may complain.
+    """
+    model = tmp_path / "m.gguf"
+    write_model("smoke", SMOKE_SHAPE, model)
+    pair = ("-ctk", "turbo4", "-ctv", "turbo3")
+    bench = ("-m", str(model), "-ngl", "99", "-fa", "1", "-p", "0", "-n", "1", "-r", "1")
+    ended, output = vulkan.run(cpu_build.program("llama-bench"), *bench, *pair, env=_NAMES)
+    assert ended.ok, output[-4000:]
+    _check_launches(output, {"ROTATED FLASH_ATTN_EXT", "ROTATED MUL_MAT", "MUL_MAT"})
 
 
 def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_build: Build) -> None:
@@ -128,7 +181,7 @@ def test_a_device_without_half_floats_has_attention_too(vulkan: Lavapipe, cpu_bu
 
 def _check_ops(
     vulkan: Lavapipe, cpu: Build, op: str, pattern: str, *, at_least: int, env: dict[str, str] | None = None
-) -> None:
+) -> str:
     arguments = ("test", "-b", "Vulkan0", "-o", op, "-p", pattern)
     ended, output = vulkan.run(cpu.program("test-backend-ops"), *arguments, env=env)
     assert ended.ok, output[-4000:]
@@ -137,6 +190,13 @@ def _check_ops(
     assert sum(int(run) for _, run in counts) >= at_least, output[-2000:]
     assert "not supported" not in output
     _check_silent(output)
+    return output
+
+
+def _check_launches(output: str, wanted: set[str]) -> None:
+    """Check which of attention, of products of floats (rotations), and of stored rows are launches of their own."""
+    names = r"^((?:ROTATED )?(?:FLASH_ATTN_EXT(?= )|MUL_MAT(?=(?:_VEC)? f32)|SET_ROWS(?=:)))"
+    assert set(re.findall(names, output, re.MULTILINE)) == wanted
 
 
 def _check_silent(output: str) -> None:
