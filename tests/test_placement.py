@@ -164,6 +164,16 @@ def test_vulkan_names_its_devices_and_buffers_its_own_way() -> None:
     assert _judged(_gpu_log(), backend="vulkan").placement == "fallback"
 
 
+@pytest.mark.parametrize("buffer", ["MTL0", "MTL0_Private"])
+def test_metal_names_its_devices_and_buffers_its_own_way(buffer: str) -> None:
+    # the first line as ggml-metal-device.m would print it
+    line = "ggml_metal_device_init: GPU name:   MTL0 (Apple M1 Pro)"
+    log = [line, *(line for line in _gpu_log(buffer=buffer) if "Device 0" not in line)]
+    assert placement.observe(filter(placement.is_fact, log))[0].devices == ("MTL0 (Apple M1 Pro)",)
+    assert _judged(log, backend="metal").placement == "verified"
+    assert _judged(_gpu_log(), backend="metal").placement == "fallback"
+
+
 def test_every_line_that_is_observed_is_kept_as_a_fact() -> None:
     log = _gpu_log(warning="x: no FlashAttention vector kernel compiled for K/V types a-b")
     assert placement.observe(filter(placement.is_fact, log)) == placement.observe(log)

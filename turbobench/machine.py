@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from turbobench import proc
 
 _CPUINFO = Path("/proc/cpuinfo")
 _STAT = Path("/proc/stat")
@@ -82,7 +85,13 @@ def _cpu_name() -> str:
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
+    if sys.platform == "darwin" and (told := _sysctl("machdep.cpu.brand_string")):
+        return told
     return platform.processor() or platform.machine()
+
+
+def _sysctl(name: str) -> str:
+    return proc.run(proc.Command(argv=("sysctl", "-n", name), timeout_s=10)).stdout.strip()
 
 
 def _ram_gib() -> float | None:
@@ -92,4 +101,6 @@ def _ram_gib() -> float | None:
                 return round(int(line.split()[1]) / (1 << 20), 1)
     except (OSError, ValueError):
         pass
+    if sys.platform == "darwin" and (told := _sysctl("hw.memsize")).isdecimal():
+        return round(int(told) / (1 << 30), 1)
     return None

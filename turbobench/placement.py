@@ -24,17 +24,20 @@ _FLASH = re.compile(r"llama_context: flash_attn\s+= (\w+)")
 # Prompt and generation have graphs of their own, and where these differ the line gives both: "splits = 2 / 74".
 _SPLITS = re.compile(r"sched_reserve: graph[^:]*: nodes = [^,]+, splits = (\d+)(?: / (\d+))?")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_DEVICE = re.compile(r"^(?:\s*Device \d+: (?=.+, VMM: )|ggml_vulkan: \d+ = )(.+?)(?:, VMM: .*)?$", re.MULTILINE)
+_DEVICE = re.compile(
+    r"^(?:\s*Device \d+: (?=.+, VMM: )|ggml_vulkan: \d+ = |ggml_metal_device_init: GPU name:\s+)(.+?)(?:, VMM: .*)?$",
+    re.MULTILINE,
+)
 _BY_LAYER = re.compile(r"llama_kv_cache: types by layer:(.*)")
 _LAYER = re.compile(r"(\d+):(\w+)/(\w+)")
 _CENTERED = re.compile(r": K of \d+ layers is centred by ")
 _CONVERTED = "no FlashAttention vector kernel compiled"
 _FACT = re.compile(
     r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |ggml_vulkan: \d+ = |"
-    + "|".join((_CONTEXT, _CONVERTED, _CENTERED.pattern))
+    + "|".join(("GPU name: ", _CONTEXT, _CONVERTED, _CENTERED.pattern))
 )
 # What ggml calls the buffers of a backend's devices, before their number.
-_BUFFERS = {"cuda": "CUDA", "hip": "ROCm", "vulkan": "Vulkan"}
+_BUFFERS = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +135,7 @@ def _fallback(observed: Observed, pair: KVPair, backend: str) -> str:
 
 def _left_device(observed: Observed, backend: str) -> str:
     """Return what a GPU build ran elsewhere, or nothing."""
-    device = re.compile(_BUFFERS[backend] + r"\d+")
+    device = re.compile(_BUFFERS[backend] + r"\d+(?:_Private)?")  # Metal's, of a GPU with memory of its own
     elsewhere = [name for name in observed.kv_buffers if not device.fullmatch(name)]
     if elsewhere:
         return f"K/V in {', '.join(elsewhere)}"

@@ -6,7 +6,7 @@ import difflib
 from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
-from turbobench.backends import cpu, cuda, hip, vulkan
+from turbobench.backends import cpu, cuda, hip, metal, vulkan
 from turbobench.errors import ConfigError
 from turbobench.gpu import Gpu, PeakMemory
 from turbobench.proc import Completed
@@ -52,7 +52,8 @@ class Backend(Protocol):
 
 
 BACKENDS: dict[str, Backend] = {
-    name: cast("Backend", module) for name, module in (("cpu", cpu), ("cuda", cuda), ("hip", hip), ("vulkan", vulkan))
+    name: cast("Backend", module)
+    for name, module in (("cpu", cpu), ("cuda", cuda), ("hip", hip), ("metal", metal), ("vulkan", vulkan))
 }
 
 

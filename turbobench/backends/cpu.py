@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -92,6 +93,11 @@ def device_compiler() -> DeviceCompiler | None:
 
 
 def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return what selects the CPU alone: on a Mac, llama.cpp takes Metal unless it is told not to."""
+    return (*common_flags(compiler), *(("-DGGML_METAL=OFF",) if sys.platform == "darwin" else ()))
+
+
+def common_flags(compiler: Compiler) -> tuple[str, ...]:
     """Return native flags; the first call on a CPU that advertises AMX tries it, and the cache remembers the result."""
     flags = ("-DGGML_NATIVE=ON",)
     if "amx_tile" in host.cpu_flags() and _amx_verdict(compiler) is None:

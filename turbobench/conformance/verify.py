@@ -11,7 +11,6 @@ from pathlib import Path
 from turbobench import __version__, backends, console, proc
 from turbobench.build import Build
 from turbobench.codec import golden
-from turbobench.conformance.cases import PROMISES
 from turbobench.conformance.finding import Finding
 from turbobench.conformance.units import OP_UNITS, Executor, find_device, run_cases, run_op_unit, unit_ids
 from turbobench.errors import ConfigError, ConformanceError, DeviceMissingError
@@ -61,11 +60,6 @@ class Verified:
 
 def require_device(backend: str) -> None:
     """Refuse, before anything is built, a backend without a device here; DeviceMissingError says what is missing."""
-    if backend in PROMISES and backend not in backends.BACKENDS:
-        raise DeviceMissingError(
-            f"this version of turbobench does not build {backend}, nothing was verified",
-            "README.md says how its kernels are checked" if backend == "metal" else "",
-        )
     module = backends.get(backend)
     if module.N_GPU_LAYERS is None or module.gpus():
         return
