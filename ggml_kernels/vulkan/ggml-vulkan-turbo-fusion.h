@@ -25,16 +25,16 @@ static inline bool ggml_vk_turbo_rotates_rows(const ggml_tensor * rotation, cons
            set_rows->src[0]->ne[0] % n == 0 && !ggml_is_empty(set_rows->src[0]) && !ggml_is_empty(set_rows->src[1]);
 }
 
-// Whether attention can rotate its output itself. It reads sinks while it writes, so they must not be a temporary.
+// Whether attention can rotate its output itself. It reads sinks while it writes, and all else before.
 static inline bool ggml_vk_turbo_rotates_output(const ggml_backend_vk_context * ctx, const ggml_tensor * attention, const ggml_tensor * rotation) {
     const ggml_tensor * sinks = attention->src[4];
     return rotation->src[0]->ne[0] == 64 && rotation->src[1]->ne[0] == 64 && get_misalign_bytes(ctx, rotation) == 0 &&
-           (!sinks || sinks->op == GGML_OP_NONE) &&
+           (!sinks || !ggml_vk_tensors_overlap(sinks, rotation, false)) &&
            ggml_vk_turbo_decode_takes(ctx->device, attention->src[0], attention->src[1], attention->src[2], attention->src[3]);
 }
 
 // How many nodes after `first` there are to the one of this op that alone uses what `first` computes, as its source
-// `src`, with nothing computed in between; 0 if there is none.
+// `src`, with nothing but its other shapes in between; 0 if there is none.
 static inline int ggml_vk_turbo_next_user(const ggml_cgraph * cgraph, int first, ggml_op op, int src) {
     std::vector<int>     nodes = { first };
     std::vector<ggml_op> ops   = { cgraph->nodes[first]->op };
@@ -42,15 +42,13 @@ static inline int ggml_vk_turbo_next_user(const ggml_cgraph * cgraph, int first,
         const ggml_tensor * tail = cgraph->nodes[nodes.back()];
         const ggml_tensor * node = cgraph->nodes[i];
         const bool user = node->op == op && node->src[src] == tail;
-        if (user || (ggml_vk_turbo_is_reshape(node) && node->src[0] == tail)) {
-            nodes.push_back(i);
-            ops.push_back(node->op);
+        if (!user && !(ggml_vk_turbo_is_reshape(node) && node->src[0] == tail)) {
+            return 0;
         }
+        nodes.push_back(i);
+        ops.push_back(node->op);
         if (user) {
             return ggml_can_fuse_subgraph_ext(cgraph, nodes.data(), (int) nodes.size(), ops.data(), &i, 1) ? i - first : 0;
-        }
-        if (!ggml_op_is_empty(node->op)) {
-            return 0;
         }
     }
     return 0;

@@ -49,8 +49,9 @@ def test_elsewhere_it_is_refused_and_the_system_named(monkeypatch: pytest.Monkey
 
 def test_on_a_mac_only_the_metal_backend_builds_metal(mac: Path) -> None:
     compiler = find_compiler()
-    assert "-DGGML_METAL=OFF" in cpu.cmake_flags(compiler)
+    assert {"-DGGML_METAL=OFF", "-DGGML_BLAS=OFF"} <= set(cpu.cmake_flags(compiler))
     flags = metal.cmake_flags(compiler)
+    assert "-DGGML_BLAS=OFF" in flags
     assert "-DGGML_METAL=ON" in flags
     assert "-DGGML_METAL=OFF" not in flags
 
@@ -59,7 +60,9 @@ def test_elsewhere_builds_do_not_mention_it(tmp_path: Path, monkeypatch: pytest.
     fake_tools.no_gpu_settings(monkeypatch)
     monkeypatch.setattr(sys, "platform", "linux")
     compiler = find_compiler()
-    assert not any("METAL" in flag for flag in (*cpu.cmake_flags(compiler), *cuda.cmake_flags(compiler, ("90",))))
+    assert not any(
+        "METAL" in flag or "BLAS" in flag for flag in (*cpu.cmake_flags(compiler), *cuda.cmake_flags(compiler, ("90",)))
+    )
 
 
 def test_architectures_are_refused() -> None:

@@ -98,8 +98,11 @@ def cmake_flags(compiler: Compiler, archs: tuple[str, ...] = ()) -> tuple[str, .
 
 
 def common_flags(compiler: Compiler) -> tuple[str, ...]:
-    """Return native flags; the first call on a CPU that advertises AMX tries it, and the cache remembers the result."""
-    flags = ("-DGGML_NATIVE=ON",)
+    """Return native flags; the first call on a CPU that advertises AMX tries it, and the cache remembers the result.
+
+    On a Mac llama.cpp would take Apple's BLAS for the products of prompts, as a device of its own.
+    """
+    flags = ("-DGGML_NATIVE=ON", *(("-DGGML_BLAS=OFF",) if sys.platform == "darwin" else ()))
     if "amx_tile" in host.cpu_flags() and _amx_verdict(compiler) is None:
         _remember_amx(compiler, _probe_amx(compiler))
     return flags if _amx_verdict(compiler) in (None, "") else (*flags, f"-DCMAKE_PROJECT_ggml_INCLUDE={NO_AMX_FILE}")
