@@ -33,8 +33,13 @@ _LAYER = re.compile(r"(\d+):(\w+)/(\w+)")
 _CENTERED = re.compile(r": K of \d+ layers is centred by ")
 _CONVERTED = "no FlashAttention vector kernel compiled"
 _FACT = re.compile(
-    r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU|Device \d+: |ggml_vulkan: \d+ = |"
-    + "|".join(("GPU name: ", _CONTEXT, _CONVERTED, _CENTERED.pattern))
+    "|".join(
+        (
+            r"llama_kv_cache: |llama_context: flash_attn|sched_reserve: graph|layers to GPU",
+            r"Device \d+: |ggml_vulkan: \d+ = |ggml_metal_device_init: GPU name: ",
+            *(_CONTEXT, _CONVERTED, _CENTERED.pattern),
+        )
+    )
 )
 # What ggml calls the buffers of a backend's devices, before their number.
 _BUFFERS = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,14 +22,14 @@ _OLD = {"_name": "Intel HD Graphics 3000", "sppci_model": "Intel HD Graphics 300
 
 
 @pytest.fixture
-def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(metal, "_profile", lambda: json.dumps({"SPDisplaysDataType": [_M1_PRO, _OLD]}))
     monkeypatch.setattr("platform.mac_ver", lambda: ("15.6", ("", "", ""), "arm64"))
-    return tmp_path
 
 
-def test_gpus_that_know_metal_are_named_with_their_cores(mac: Path) -> None:
+@pytest.mark.usefixtures("mac")
+def test_gpus_that_know_metal_are_named_with_their_cores() -> None:
     assert metal.unavailable() is None
     assert metal.devices() == ("Apple M1 Pro, 16 cores, macOS 15.6",)
 
@@ -47,7 +46,8 @@ def test_elsewhere_it_is_refused_and_the_system_named(monkeypatch: pytest.Monkey
     assert metal.gpus() == ()
 
 
-def test_on_a_mac_only_the_metal_backend_builds_metal(mac: Path) -> None:
+@pytest.mark.usefixtures("mac")
+def test_on_a_mac_only_the_metal_backend_builds_metal() -> None:
     compiler = find_compiler()
     assert {"-DGGML_METAL=OFF", "-DGGML_BLAS=OFF"} <= set(cpu.cmake_flags(compiler))
     flags = metal.cmake_flags(compiler)
@@ -56,7 +56,7 @@ def test_on_a_mac_only_the_metal_backend_builds_metal(mac: Path) -> None:
     assert "-DGGML_METAL=OFF" not in flags
 
 
-def test_elsewhere_builds_do_not_mention_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_builds_do_not_mention_it(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_tools.no_gpu_settings(monkeypatch)
     monkeypatch.setattr(sys, "platform", "linux")
     compiler = find_compiler()
