@@ -131,9 +131,11 @@ static const ggml_tensor * first_of(const ggml_cuda_attention_chain & c) {
 
 // whether no node from first to last, exclusively, writes over t
 static bool is_kept(const ggml_cgraph * cgraph, const ggml_tensor * t, int first, int last) {
+    const char * begin = (const char *) t->data, * end = begin + ggml_nbytes(t);
     for (int k = first + 1; k < last; ++k) {
         const ggml_tensor * node = cgraph->nodes[k];
-        if (!is_view(node) && node->op != GGML_OP_NONE && overlaps(node, t)) {
+        const char * data = (const char *) node->data;
+        if (data < end && !is_view(node) && node->op != GGML_OP_NONE && data + ggml_nbytes(node) > begin) {
             return false;
         }
     }
@@ -297,13 +299,18 @@ static bool make_whole(const ggml_cgraph * cgraph, int a, attention_layer & laye
 static bool waits_for_token_alone(const ggml_cgraph * cgraph, int launch, int a, const attention_layer & layer) {
     const ggml_tensor * mask = layer.attention->src[3];
     const int device = ggml_cuda_get_device();
+    if (!is_decode(layer) || !ggml_cuda_fattn_decode_supported(device, layer.attention) || ggml_cuda_fattn_short_supported(device, layer.attention)) {
+        return false;
+    }
     for (int k = 0; k < layer.n_rows; ++k) {
         if (!is_kept(cgraph, layer.rows[k].set_rows->src[1], launch, a)) {
             return false;
         }
     }
-    return is_decode(layer) && (!mask || is_kept(cgraph, mask, launch, a)) && (!mask || ggml_cuda_attention_is_input(mask)) && ggml_cuda_fattn_decode_supported(device, layer.attention) &&
-        !ggml_cuda_fattn_short_supported(device, layer.attention) && ggml_cuda_fattn_decode_takes(layer.attention, rows_of(layer, 1), rows_of(layer, 2));
+    if (mask && !(ggml_cuda_attention_is_input(mask) && is_kept(cgraph, mask, launch, a))) {
+        return false;
+    }
+    return ggml_cuda_fattn_decode_takes(layer.attention, rows_of(layer, 1), rows_of(layer, 2));
 }
 
 // ... and by where the tensors are
@@ -380,33 +387,43 @@ static bool compute_attention(ggml_backend_cuda_context & ctx, const attention_l
     return true;
 }
 
-ggml_cuda_attention_fusion::ggml_cuda_attention_fusion(const ggml_cgraph * cgraph) {
-    for (int a = 0; a < cgraph->n_nodes && !disabled(); ++a) {
-        if (cgraph->nodes[a]->op != GGML_OP_FLASH_ATTN_EXT) {
-            continue;
-        }
-        const attention_layer layer = layer_in_memory(cgraph, a);
-        const int number = (int) layers.size();
-        const auto add = [&](const ggml_tensor * t) {
-            if (t) { part_of.emplace(t, number); }
-        };
-        const auto add_chain = [&](const ggml_cuda_attention_chain & c) {
-            for (const ggml_tensor * t : { c.norm, c.mul, c.rope, c.sub, c.rotation }) { add(t); }
-        };
-        add(layer.attention);
-        add(layer.output);
-        add_chain(layer.q);
-        for (int k = 0; k < layer.n_rows; ++k) {
-            add(layer.rows[k].set_rows);
-            add_chain(layer.rows[k].chain);
-        }
-        layers.push_back(layer);
+// what belongs together, for whom layer.rows[0] or the attention does it
+static std::vector<const ggml_tensor *> parts_of(const attention_layer & layer) {
+    std::vector<const ggml_tensor *> parts = { layer.attention, layer.output };
+    const auto add_chain = [&](const ggml_cuda_attention_chain & c) { parts.insert(parts.end(), { c.norm, c.mul, c.rope, c.sub, c.rotation }); };
+    add_chain(layer.q);
+    for (int k = 0; k < layer.n_rows; ++k) {
+        parts.push_back(layer.rows[k].set_rows);
+        add_chain(layer.rows[k].chain);
     }
+    parts.erase(std::remove(parts.begin(), parts.end(), nullptr), parts.end());
+    return parts;
 }
+
+ggml_cuda_attention_fusion::ggml_cuda_attention_fusion(const ggml_cgraph * cgraph) : cgraph(cgraph), unseen(disabled() ? cgraph->n_nodes : 0) {}
 
 ggml_cuda_attention_fusion::~ggml_cuda_attention_fusion() = default;
 
-bool ggml_cuda_attention_fusion::compute(ggml_backend_cuda_context & ctx, const ggml_tensor * node) const {
+void ggml_cuda_attention_fusion::look_ahead(int from) {
+    int a = from;
+    while (a < cgraph->n_nodes && cgraph->nodes[a]->op != GGML_OP_FLASH_ATTN_EXT) { ++a; }
+    unseen = a + 1;
+    if (a >= cgraph->n_nodes) {
+        return;
+    }
+    attention_layer layer = layer_in_memory(cgraph, a);
+    const auto parts = parts_of(layer);
+    const auto is_done = [&](const ggml_tensor * t) { return t != layer.output && index_of(cgraph, t, a + 1) < from; };
+    if (std::any_of(parts.begin(), parts.end(), is_done)) {
+        return; // the graph has them in an order of its own: all is upstream's
+    }
+    for (const ggml_tensor * t : parts) { part_of.emplace(t, (int) layers.size()); }
+    layers.push_back(layer);
+}
+
+bool ggml_cuda_attention_fusion::compute(ggml_backend_cuda_context & ctx, int i) {
+    if (i >= unseen) { look_ahead(i); }
+    const ggml_tensor * node = cgraph->nodes[i];
     const auto found = part_of.find(node);
     if (found == part_of.end()) {
         return false;

@@ -15,16 +15,22 @@ void ggml_cuda_attention_fusion_add_deps(int device, ggml_cgraph * cgraph, const
 
 struct attention_layer;
 
-// What belongs together in an allocated graph. Found once for all of it: each token that no CUDA graph replays waits for that.
+// What belongs together in an allocated graph. It is looked for a layer at a time, just before its first node, while the GPU is at
+// work on the layer ahead: each token and each batch of a prompt that no CUDA graph replays would wait for the search.
 class ggml_cuda_attention_fusion {
 public:
     explicit ggml_cuda_attention_fusion(const ggml_cgraph * cgraph);
     ~ggml_cuda_attention_fusion();
 
-    // True if the node needs nothing more: it was computed here together with others, or another node does it.
-    bool compute(ggml_backend_cuda_context & ctx, const ggml_tensor * node) const;
+    // True if node i needs nothing more: it was computed here together with others, or another node does it. Nodes are asked for in
+    // their order; some may be left out.
+    bool compute(ggml_backend_cuda_context & ctx, int i);
 
 private:
+    void look_ahead(int from);
+
+    const ggml_cgraph * cgraph;
+    int unseen; // the first node that no search has come to
     std::vector<attention_layer> layers;
     std::unordered_map<const ggml_tensor *, int> part_of; // number of the layer
 };

@@ -8,7 +8,7 @@
 
 #define THREADS 256
 #define EIGHT   8
-#define STEPS   8 // Needs to be kept up to date in ggml-vulkan-turbo.h: values of a workgroup.
+#define STEPS   8 // THREADS*EIGHT*STEPS values of a workgroup: 256*8*8 in ggml-vulkan-turbo.h and ggml-vulkan-turbo-decode.h
 #define STRIDE  (THREADS*EIGHT)
 
 layout(local_size_x = THREADS, local_size_y = 1, local_size_z = 1) in;
