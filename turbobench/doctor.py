@@ -156,7 +156,7 @@ def _backends() -> Iterator[Finding]:
             yield Finding(name=label, value=reason, status=Status.ABSENT)
             continue
         built = _built(name)
-        value = "; ".join(module.devices()) or "it can be compiled for other machines: no device here"
+        value = "; ".join(module.devices()) or "no device found here, but it can be compiled"
         if built:
             value = "; ".join((value, f"build {built.id} of {built.built_at}", *built.notes))
             yield Finding(name=label, value=value)
