@@ -64,3 +64,18 @@ def truncated(path: Path, keep: int) -> Path:
     """Cut a file to its first `keep` bytes (from the end, if negative)."""
     path.write_bytes(path.read_bytes()[:keep])
     return path
+
+
+def write_center_file(path: Path, *, arch: str, text_sha256: str) -> Path:
+    """Write a file of K's means as far as its header goes."""
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_type("kv-center")
+    writer.add_string("kv_center.architecture", arch)
+    writer.add_string("kv_center.text", "t.txt")
+    writer.add_string("kv_center.text_sha256", text_sha256)
+    writer.add_tensor("blk.0.k_center", np.zeros((1, 64), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

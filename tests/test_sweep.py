@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_tools
-from tests.gguf_files import write_gguf
+from tests.gguf_files import write_center_file, write_gguf
 from tests.sweeps import Replay, prepared
 from turbobench import layer_types, proc, report, store
 from turbobench.config import SweepSpec
@@ -24,6 +24,7 @@ from turbobench.errors import (
     ToolchainError,
 )
 from turbobench.gpu import Gpu
+from turbobench.hashing import sha256_of
 from turbobench.layer_types import LayerTypes
 from turbobench.machine import host_id
 from turbobench.model import layer_types_for
@@ -406,6 +407,29 @@ def test_a_centred_pair_without_a_file_is_refused_before_anything_is_done(tmp_pa
         with pytest.raises(ConfigError, match=rf"turbo4\+c needs a file of K's means, .*{missing}") as caught:
             prepare(Request(spec=spec, model=str(tmp_path / "m.gguf"), kv_center=given))
         assert "turbobench calibrate" in caught.value.hint
+
+
+def test_means_of_the_text_that_quality_is_measured_on_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "t.txt"
+    text.write_text("word " * 60_000)
+    spec = SweepSpec.model_validate({"name": "c", "pairs": ["turbo4+c"], "quality": {"corpus": str(text)}})
+    request = Request(spec=spec, model=str(write_gguf(tmp_path / "m.gguf")))
+    write_center_file(tmp_path / "m.kv-center.gguf", arch="llama", text_sha256=sha256_of(text))
+    with pytest.raises(ConfigError, match="the text that quality is measured on") as caught:
+        prepare(request)
+    assert "calibrate --force" in caught.value.hint
+
+
+def test_means_of_another_architecture_or_none_at_all_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    spec = SweepSpec.model_validate({"name": "c", "pairs": ["turbo4+c"], "speed": {}})
+    request = Request(spec=spec, model=str(write_gguf(tmp_path / "m.gguf")))
+    write_center_file(tmp_path / "m.kv-center.gguf", arch="gemma3", text_sha256="ab")
+    with pytest.raises(ConfigError, match=r"K's means of a gemma3 model, and m\.gguf is a llama model"):
+        prepare(request)
+    for content in (b"junk", (tmp_path / "m.gguf").read_bytes()):
+        (tmp_path / "m.kv-center.gguf").write_bytes(content)
+        with pytest.raises(ConfigError, match="is no file of K's means"):
+            prepare(request)
 
 
 @pytest.mark.parametrize("backend", ["cuda", "vulkan"])

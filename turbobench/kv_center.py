@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFReader, GGUFWriter
 
-from turbobench.errors import MeasurementError
+from turbobench.errors import ConfigError, MeasurementError
 from turbobench.paths import atomic_path
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +66,33 @@ class Provenance:
     model_sha256: str
     text: str
     text_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a center's file says of itself."""
+
+    architecture: str
+    text: str
+    text_sha256: str
+
+
+def read_header(path: Path) -> Header:
+    """Read what a center's file says of itself; ConfigError if it is not one."""
+    try:
+        fields = GGUFReader(path).fields
+        told = {key: str(fields[key].contents()) for key in ("general.type", "kv_center.architecture")}
+        if told["general.type"] != FILE_TYPE:
+            raise ValueError(f"its general.type is {told['general.type']}")
+        return Header(
+            architecture=told["kv_center.architecture"],
+            text=str(fields["kv_center.text"].contents()),
+            text_sha256=str(fields["kv_center.text_sha256"].contents()),
+        )
+    except (OSError, ValueError, KeyError, IndexError) as failure:
+        raise ConfigError(
+            f"{path} is no file of K's means: {failure}", "make one with 'turbobench calibrate'"
+        ) from failure
 
 
 def read_statistics(path: Path) -> Statistics:

@@ -15,6 +15,7 @@ from turbobench.config import SweepSpec
 from turbobench.corpora import Corpus, check_long_enough, resolve_corpus
 from turbobench.errors import ConfigError, ModelError, ToolchainError
 from turbobench.hashing import cached_sha256
+from turbobench.kv_center import read_header
 from turbobench.kvtypes import KV_TYPES
 from turbobench.machine import this_machine
 from turbobench.model import RANDOM_WEIGHTS, ModelFacts, read_facts
@@ -46,7 +47,7 @@ def prepare(request: Request) -> Prepared:
     check_types(spec, request.backend)
     _check_device(request.backend)
     model, corpus = inputs(request)
-    kv_center = _kv_center(request, model)
+    kv_center = _kv_center(request, model, corpus)
     targets = DEFAULT_TARGETS + (MORE_TARGETS["server"] if spec.niah is not None else ())
     made = _build(patched_tree(request), request.backend, targets)
     quality_models = {"as-is": model.path}
@@ -87,14 +88,15 @@ def preview(request: Request) -> Prepared:
         corpus=corpus,
         machine=this_machine(),
         gpus=backends.get(request.backend).gpus(),
-        kv_center=_kv_center(request, model),
+        kv_center=_kv_center(request, model, corpus),
     )
 
 
-def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
+def _kv_center(request: Request, model: ModelFacts, corpus: Corpus | None) -> KVCenter | None:
     """Return the file of K's means, if a pair of the sweep uses one: the one named, else the one beside the model.
 
-    Raises ConfigError if it is not there.
+    Raises ConfigError if it is not there, is of another architecture, or was made of the very text that quality is
+    measured on: a center knows its text better than any other. Whether it fits the model in all is llama.cpp's to say.
     """
     if not request.spec.centered:
         return None
@@ -104,6 +106,17 @@ def _kv_center(request: Request, model: ModelFacts) -> KVCenter | None:
         raise ConfigError(
             f"{request.spec.centered[0].short} needs a file of K's means, and there is no {path}",
             "make it with 'turbobench calibrate', or give another with --kv-center or as kv_center: in the sweep",
+        )
+    header = read_header(path)
+    if header.architecture != model.arch:
+        raise ConfigError(
+            f"{path} has K's means of a {header.architecture} model, and {model.path.name} is a {model.arch} model",
+            "make its own with 'turbobench calibrate'",
+        )
+    if request.spec.quality is not None and corpus is not None and header.text_sha256 == corpus.sha256:
+        raise ConfigError(
+            f"{path} was made of {header.text}, the text that quality is measured on: that would flatter centred pairs",
+            "make it again with 'turbobench calibrate --force', which reads the second half of a text",
         )
     return KVCenter(path=path.resolve(), sha256=cached_sha256(path))
 

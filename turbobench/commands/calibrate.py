@@ -13,7 +13,7 @@ from turbobench.build import DEFAULT_TARGETS, MORE_TARGETS, build
 from turbobench.calibrate import calibrate, plan
 from turbobench.commands.fetch import SourceOption
 from turbobench.commands.run import BackendOption, ModelOption
-from turbobench.corpora import resolve_corpus
+from turbobench.corpora import resolve_corpus, second_half
 from turbobench.model import read_facts
 from turbobench.models import resolve_model
 from turbobench.smoke import smoke
@@ -38,9 +38,13 @@ def command(
     backend: BackendOption = "cpu",
     source: SourceOption = None,
 ) -> None:
-    """Measure the mean of K per layer and head, and write the file for --kv-center of the patched llama.cpp."""
+    """Measure the mean of K per layer and head, and write the file for --kv-center of the patched llama.cpp.
+
+    It reads the text's second half: quality sweeps read a text from its start.
+    """
     backends.get(backend)  # a misspelt name is told before anything is downloaded
-    wanted = plan(read_facts(resolve_model(model)), resolve_corpus(text), n_ctx=n_ctx, out=out, force=force)
+    half = second_half(resolve_corpus(text))
+    wanted = plan(read_facts(resolve_model(model)), half, n_ctx=n_ctx, out=out, force=force)
     tree = apply(fetch(load_pin(), source=source))
     targets = (*DEFAULT_TARGETS, *MORE_TARGETS["calibrate"])
     made = build(tree, backend, smoke=functools.partial(smoke, backend=backend), targets=targets)
