@@ -42,7 +42,7 @@ static set_rows_params make_params(const float * src, int n_rot, ggml_tensor * d
     const ggml_tensor * src0 = dst->src[0], * src1 = dst->src[1];
     GGML_ASSERT(src0->type == GGML_TYPE_F32 && src0->nb[0] == sizeof(float) && src0->ne[0] % RUN == 0 && ggml_nelements(src0)/RUN <= INT_MAX - MAX_TEAMS);
     const size_t idx = ggml_type_size(src1->type);
-    set_rows_params p;
+    set_rows_params p = {}; // without a chain the kernel still looks at what the chain would have
     p.src    = src;
     p.idx    = src1->data;
     p.dst    = (char *) dst->data;
