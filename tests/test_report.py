@@ -78,6 +78,37 @@ def test_markdown_says_where_its_figures_come_from(folder: Path) -> None:
         assert fact in text
 
 
+def test_a_set_that_is_not_finished_says_how_much_of_it_is_there(folder: Path) -> None:
+    def told() -> dict[str, str]:
+        return dict(report.load(folder).provenance)
+
+    assert "cells" not in told()
+    *kept, _last = (folder / store.RECORDS).read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / store.RECORDS).write_text("".join(kept), encoding="utf-8")
+    assert told()["cells"].startswith("**9 of the 10 that were planned**")
+
+
+def test_notes_beside_the_records_are_named(folder: Path) -> None:
+    assert "NOTES.md" not in report.markdown(report.load(folder))
+    (folder / "NOTES.md").write_text("a busy machine")
+    assert "[NOTES.md](NOTES.md)" in report.markdown(report.load(folder))
+
+
+def test_intervals_say_of_which_depths_they_are(tmp_path: Path) -> None:
+    ends = [
+        cell_end(speed_cell(pair, depth=depth), round_=number_, samples_ns=(ns,))
+        for depth, n_rounds in ((0, 3), (4096, 2))
+        for pair, ns in (("f16", S), ("turbo4", S // 2))
+        for number_ in range(n_rounds)
+    ]
+    with store.open_store(tmp_path / "set") as opened:
+        opened.append(header(*ends))
+        for end in ends:
+            opened.append(end.record("s1"))
+    (depth, *_) = report.load(tmp_path / "set").tables
+    assert "at depth 0 alone: the others have fewer than 3 rounds." in depth.notes[1]
+
+
 def test_the_set_gets_its_report_and_its_csv(folder: Path) -> None:
     made = report.load(folder)
     assert report.write(made, folder).read_text(encoding="utf-8") == report.markdown(made)

@@ -87,6 +87,16 @@ def test_a_set_of_another_machine_is_not_continued(sweep: Prepared, replay: Repl
     assert records.read_text() == foreign
 
 
+def test_a_set_of_another_model_is_not_continued(sweep: Prepared, replay: Replay, tmp_path: Path) -> None:
+    run_sweep(sweep, tmp_path / "set", executor=replay)
+    before = (tmp_path / "set" / store.RECORDS).read_text()
+    other = replace(sweep, model=replace(sweep.model, sha256="ef" * 32, path=tmp_path / "other.gguf"))
+    with pytest.raises(StoreError, match=r"a set is of one model") as caught:
+        run_sweep(other, tmp_path / "set", executor=replay)
+    assert "other.gguf" in caught.value.hint
+    assert (tmp_path / "set" / store.RECORDS).read_text() == before
+
+
 def test_a_crash_costs_one_job_and_the_next_run_retries_only_that(
     sweep: Prepared, replay: Replay, tmp_path: Path
 ) -> None:

@@ -138,7 +138,7 @@ def _pareto_table(title: str, rows: Sequence[Row]) -> Table:
         Column("K/V", lambda row: str(row["name"]), "left"),
         Column("KLD mean", with_error("kld", "err", 5)),
         Column("front", lambda row: str(row["front"]), "left"),
-        Column("dominated by", lambda row: str(row["by"]), "left"),
+        Column("dominated by", lambda row: str(row["by"]), "left", dispensable=True),
     )
     notes = (
         "● is on the front: no pair has both no more bits and no more KLD. Dominated by: every pair that has, the best "

@@ -25,18 +25,23 @@ if TYPE_CHECKING:
 
 _WORTH_DRAWING = 3
 _WIDE = 200  # columns, for output that is no terminal
+_NOTES = "NOTES.md"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A result set with its tables, the provenance as (name, value) pairs, and the faults that the rows show."""
+    """A result set with its tables, the provenance as (name, value) pairs, and the faults that the rows show.
+
+    `has_notes`: somebody wrote down, beside the records, what the set is and is not.
+    """
 
     result_set: ResultSet
     tables: tuple[Table, ...]
     provenance: tuple[tuple[str, str], ...]
     figures: tuple[Figure, ...]
     faults: tuple[str, ...]
+    has_notes: bool = False
 
     def check(self) -> None:
         """Raise QualityGateError if the figures cannot be believed."""
@@ -68,6 +73,7 @@ def load(folder: Path) -> Report:
         provenance=tuple(_provenance(result_set)),
         figures=tuple(_figures(found)),
         faults=tuple(faults(found)),
+        has_notes=(folder / _NOTES).is_file(),
     )
 
 
@@ -115,6 +121,7 @@ def markdown(report: Report) -> str:
         figures=report.figures if figures.available() else (),
         faults=report.faults,
         provenance=report.provenance,
+        notes=_NOTES if report.has_notes else "",
     )
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
@@ -201,6 +208,13 @@ def _provenance(result_set: ResultSet) -> list[tuple[str, str]]:
     ]
     if corpus is not None:
         lines.append(("text", f"{corpus['name']}, sha256 `{corpus['sha256']}`"))
+    if center := known.get("kv_center"):
+        lines.append(("K's means", f"a file of 'turbobench calibrate', sha256 `{center}`"))
+    planned, there = set(result_set.header["planned"]), {end["cell_id"] for end in result_set.ends}
+    if len(there) < len(planned):
+        lines.append(
+            ("cells", f"**{len(there)} of the {len(planned)} that were planned**; the others have not run yet")
+        )
     lines += [
         ("placement", f"{verified} of {len(result_set.ends)} measurements proven to have run as asked"),
         ("date", f"{result_set.header['date']}, turbobench {known['turbobench']}"),

@@ -89,6 +89,12 @@ def jobs_of(prepared: Prepared) -> list[Job]:
     )
 
 
+def check_only(jobs: Iterable[Job], only: str | None) -> None:
+    """Raise ConfigError if no job's label matches the glob `only`."""
+    if only is not None and not any(fnmatch.fnmatchcase(label(job), only) for job in jobs):
+        raise ConfigError(f"no job matches --only {only!r}", "see their names with --dry-run; quote the pattern")
+
+
 def pending(jobs: Iterable[Job], finished: frozenset[tuple[str, int]], only: str | None) -> list[Job]:
     """Return the jobs with a cell that is not finished, of those whose label matches the glob `only`."""
     missing = [job for job in jobs if any((cell.id, job.round) not in finished for cell in job.cells)]
@@ -116,8 +122,7 @@ def run_sweep(prepared: Prepared, folder: Path, *, only: str | None = None, exec
     store.
     """
     jobs = jobs_of(prepared)
-    if only is not None and not any(fnmatch.fnmatchcase(label(job), only) for job in jobs):
-        raise ConfigError(f"no job matches --only {only!r}", "see their names with --dry-run; quote the pattern")
+    check_only(jobs, only)
     with open_store(folder) as store:
         todo = pending(jobs, store.finished(), only)
         n_cached = sum(len(job.cells) for job in jobs) - sum(
@@ -219,6 +224,11 @@ def _begin(store: Store, prepared: Prepared, jobs: list[Job]) -> str:
         # Cells are named by what was asked, so another machine's would be taken for finished ones.
         raise StoreError(
             f"{store.path.parent} was measured on another machine", "give this machine a folder of its own with --out"
+        )
+    if last is not None and last["provenance"]["model"]["sha256"] != provenance["model"]["sha256"]:
+        raise StoreError(
+            f"{store.path.parent} holds results of {last['provenance']['model']['file']}, and a set is of one model",
+            f"give those of {prepared.model.path.name} a folder of their own with --out",
         )
     if last is not None and (last["planned"], last["provenance"]) == (planned, provenance):
         return str(last["sweep_id"])

@@ -85,21 +85,28 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     notes = [
         f"{where}; mean of {counts} interleaved rounds, ratios taken within a round."
         if rounds[-1] > 1
-        else f"{where}; one round, so a difference of a few percent means nothing."
+        else f"{where}; one round, so there is no interval, and small differences mean nothing."
     ]
-    widths = sorted(
-        (row["ratio_f16_hi"] / row["ratio_f16_lo"]) ** 0.5 - 1
-        for row in measured
-        if row.get("ratio_f16_lo") and row["rounds"] >= _LEAST_ROUNDS and pair_name(row) != _BASELINE
-    )
-    if widths:
-        notes.append(
-            f"95 % intervals of the ratios: median ±{100 * widths[len(widths) // 2]:.0f} %, "
-            f"widest ±{100 * widths[-1]:.0f} % (each in tidy.csv)."
-        )
+    notes += _interval_notes([row for row in measured if row.get("ratio_f16_lo") and pair_name(row) != _BASELINE])
     if any(row["random_weights"] for row in measured):
         notes.append(f"The model has {RANDOM_WEIGHTS}.")
     return tuple(notes)
+
+
+def _interval_notes(rows: Sequence[Row]) -> list[str]:
+    """Say how wide the intervals are, and for which depths that holds."""
+    known = [row for row in rows if row["rounds"] >= _LEAST_ROUNDS]
+    if not known:
+        return []
+    widths = sorted((row["ratio_f16_hi"] / row["ratio_f16_lo"]) ** 0.5 - 1 for row in known)
+    text = (
+        f"95 % intervals of the ratios: median ±{100 * widths[len(widths) // 2]:.0f} %, "
+        f"widest ±{100 * widths[-1]:.0f} % (each in tidy.csv)"
+    )
+    depths = sorted({row["n_depth"] for row in known})
+    if len(known) < len(rows):
+        text += f", at depth {', '.join(map(str, depths))} alone: the others have fewer than {_LEAST_ROUNDS} rounds"
+    return [text + "."]
 
 
 def _needle_tables(rows: Sequence[Row]) -> list[Table]:

@@ -9,6 +9,7 @@ import typer
 
 from turbobench import console, stack
 from turbobench.commands.fetch import SourceOption
+from turbobench.errors import ConfigError
 from turbobench.export import export
 from turbobench.source import fetch, load_pin
 
@@ -30,6 +31,10 @@ def command(
     """Apply patches/series and ggml_kernels/ to the pinned llama.cpp source."""
     if check and export_:
         raise typer.BadParameter("--check and --export exclude each other")
+    if export_ and directory is not None and not directory.is_dir():
+        raise ConfigError(
+            f"there is no {directory} to export", "make a tree with 'turbobench apply --dir DIR', and edit it"
+        )
     tree = fetch(load_pin(), source=source)
     if check:
         tree_id = stack.check(tree)

@@ -15,7 +15,7 @@ from turbobench.errors import SweepIncompleteError
 from turbobench.paths import configs_dir, project_dir
 from turbobench.prepare import Request, prepare, preview
 from turbobench.store import RECORDS, read
-from turbobench.sweep import Prepared, SweepEnd, eta_model, jobs_of, pending, run_sweep
+from turbobench.sweep import Prepared, SweepEnd, check_only, eta_model, jobs_of, pending, run_sweep
 from turbobench.sweep_view import duration, label, works_of
 
 ModelOption = Annotated[
@@ -65,6 +65,7 @@ def show_plan(prepared: Prepared, folder: Path, only: str | None) -> None:
     """Print each missing job with its cell ids and expected time."""
     records = read(folder / RECORDS)
     jobs = jobs_of(prepared)
+    check_only(jobs, only)
     finished = frozenset(
         (r["cell_id"], r["round"]) for r in records if r["kind"] == "cell" and r["outcome"] == "measured"
     )
