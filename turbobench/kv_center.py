@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFReader, GGUFWriter
 
-from turbobench.errors import ConfigError, MeasurementError
+from turbobench import gguf_header
+from turbobench.errors import ConfigError, MeasurementError, ModelError
 from turbobench.paths import atomic_path
 
 Floats = npt.NDArray[np.float64]
@@ -80,16 +81,15 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read what a center's file says of itself; ConfigError if it is not one."""
     try:
-        fields = GGUFReader(path).fields
-        told = {key: str(fields[key].contents()) for key in ("general.type", "kv_center.architecture")}
-        if told["general.type"] != FILE_TYPE:
-            raise ValueError(f"its general.type is {told['general.type']}")
+        told = gguf_header.read_header(path).metadata
+        if told.get("general.type") != FILE_TYPE:
+            raise ModelError(f"its general.type is {told.get('general.type', 'missing')}")
         return Header(
-            architecture=told["kv_center.architecture"],
-            text=str(fields["kv_center.text"].contents()),
-            text_sha256=str(fields["kv_center.text_sha256"].contents()),
+            architecture=str(told["kv_center.architecture"]),
+            text=str(told["kv_center.text"]),
+            text_sha256=str(told["kv_center.text_sha256"]),
         )
-    except (OSError, ValueError, KeyError, IndexError) as failure:
+    except (ModelError, KeyError) as failure:
         raise ConfigError(
             f"{path} is no file of K's means: {failure}", "make one with 'turbobench calibrate'"
         ) from failure

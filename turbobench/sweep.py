@@ -91,16 +91,17 @@ def jobs_of(prepared: Prepared) -> list[Job]:
 
 def check_only(jobs: Iterable[Job], only: str | None) -> None:
     """Raise ConfigError if no job's label matches the glob `only`."""
-    if only is not None and not any(fnmatch.fnmatchcase(label(job), only) for job in jobs):
+    if only is not None and not _named(jobs, only):
         raise ConfigError(f"no job matches --only {only!r}", "see their names with --dry-run; quote the pattern")
 
 
 def pending(jobs: Iterable[Job], finished: frozenset[tuple[str, int]], only: str | None) -> list[Job]:
     """Return the jobs with a cell that is not finished, of those whose label matches the glob `only`."""
-    missing = [job for job in jobs if any((cell.id, job.round) not in finished for cell in job.cells)]
-    if only is None:
-        return missing
-    return [job for job in missing if fnmatch.fnmatchcase(label(job), only)]
+    return [job for job in _named(jobs, only) if any((cell.id, job.round) not in finished for cell in job.cells)]
+
+
+def _named(jobs: Iterable[Job], only: str | None) -> list[Job]:
+    return [job for job in jobs if only is None or fnmatch.fnmatchcase(label(job), only)]
 
 
 def eta_model(prepared: Prepared, jobs: Iterable[Job], records: Iterable[Record]) -> EtaModel:
