@@ -195,7 +195,7 @@ static void find_queries(const ggml_cgraph * cgraph, attention_layer & layer) {
     const ggml_cuda_attention_chain c = chain_to(cgraph, Q);
     const ggml_tensor * end = c.rotation ? c.rotation : c.rope;
     if (!end || (d != 64 && d != 128 && d != 256) || !ggml_is_contiguous(c.x) || !ggml_is_contiguous(end) ||
-        (c.rope && c.rope->ne[0] != d) || (c.rotation && d % rotation_size(c.rotation) != 0)) {
+        !ggml_cuda_attention_chain_is_aligned(c) || (c.rope && c.rope->ne[0] != d) || (c.rotation && d % rotation_size(c.rotation) != 0)) {
         return;
     }
     layer.q     = c;

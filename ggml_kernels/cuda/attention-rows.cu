@@ -5,242 +5,167 @@
 #include "fattn-decode-query.cuh"
 #include "turbo-quants.cuh"
 
-constexpr int LANES = ENCODE_LANES, RUN = ENCODE_RUN, MAX_TEAMS = TURBO_TEAMS;
+constexpr int WARP = TURBO_LANES, MIN_ROW = QK_TURBO;
+
+constexpr int PER_BLOCK      = 4; // warps that share a block of 64 values, where the row of a token is all there is
+constexpr int PROMPT_WARPS   = 4; // of a CTA, a row each
+constexpr int PROMPT_VALUES  = 65536; // from so many on
+constexpr int PROMPT_QUERIES = 4; // of a token, that a warp does one after another: they share angles and weights
 
 // ---- where the values are ------------------------------------------------------------------------------------------------
 
-// strides of src and of the row indices in elements, of dst in bytes
-struct set_rows_params {
-    const float * src;      // or
-    attention_source chain; // if it is not null: the same rows, without gaps and not done yet
-    const void  * idx;
-    char        * dst;
-    ggml_type type;
-    bool     idx_64; // row indices are int64
-    int      n_rot;  // 1: not rotated
-    int      n_runs;
-    int64_t  s01, s02, s03;
-    int64_t  s10, s11, s12;
-    int64_t  nb1, nb2, nb3;
-    uint3    runs, ne01, ne02, ne11, ne12; // for fast division; runs: of a row
+// Rows are of D values, parts of a tensor's rows or heads.
+struct row_source {
+    const float    * src;   // or
+    attention_source chain; // if its x is not null: the same rows, without gaps and not done yet
+    int     n_rows, n_rot;  // 1: not rotated
+    int     per_warp;       // one after another
+    int64_t s01, s02, s03;  // of src, in elements
 };
 
-struct query_params {
-    attention_source chain;
+struct row_target {
+    const void * idx;
+    char       * dst;
+    ggml_type    type;
+    bool         idx_64; // row indices are int64
+    int64_t s10, s11, s12; // in elements
+    int64_t nb1, nb2, nb3;
+    uint3   parts, ne01, ne02, ne11, ne12; // for fast division; parts: of a tensor's row
+};
+
+struct query_target {
     char * dst;
-    int    n_rows, n_rot;
     float  unit; // 0: stored as they are
 };
 
 struct prepare_params {
-    set_rows_params op[2]; // blockIdx.y
-    int n_ops;
-    query_params queries;  // the last blockIdx.y
+    row_source   source[3]; // blockIdx.y; queries come last
+    row_target   rows[2];
+    query_target queries;
+    int n_ops;              // without the queries
 };
 
-static set_rows_params make_params(const float * src, int n_rot, ggml_tensor * dst) {
-    const ggml_tensor * src0 = dst->src[0], * src1 = dst->src[1];
-    GGML_ASSERT(src0->type == GGML_TYPE_F32 && src0->nb[0] == sizeof(float) && src0->ne[0] % RUN == 0 && ggml_nelements(src0)/RUN <= INT_MAX - MAX_TEAMS);
-    const size_t idx = ggml_type_size(src1->type);
-    set_rows_params p = {}; // without a chain the kernel still looks at what the chain would have
-    p.src    = src;
-    p.idx    = src1->data;
-    p.dst    = (char *) dst->data;
-    p.type   = dst->type;
-    p.idx_64 = src1->type == GGML_TYPE_I64;
-    p.n_rot  = n_rot;
-    p.n_runs = (int) (ggml_nelements(src0)/RUN);
-    p.s01 = src0->nb[1]/sizeof(float);
-    p.s02 = src0->nb[2]/sizeof(float);
-    p.s03 = src0->nb[3]/sizeof(float);
-    p.s10 = src1->nb[0]/idx;
-    p.s11 = src1->nb[1]/idx;
-    p.s12 = src1->nb[2]/idx;
-    p.nb1 = dst->nb[1];
-    p.nb2 = dst->nb[2];
-    p.nb3 = dst->nb[3];
-    p.runs = init_fastdiv_values(src0->ne[0]/RUN);
-    p.ne01 = init_fastdiv_values(src0->ne[1]);
-    p.ne02 = init_fastdiv_values(src0->ne[2]);
-    p.ne11 = init_fastdiv_values(src1->ne[1]);
-    p.ne12 = init_fastdiv_values(src1->ne[2]);
-    return p;
-}
-
-struct run_place {
+struct row_place {
     int64_t  src, idx, dst; // elements, elements, bytes
-    uint32_t index;         // over all rows
-    int      run;           // in its row
+    uint32_t part;          // of a tensor's row
 };
 
-// All teams of a CTA have a run, for all must reach its barriers. Where there are too few, some runs are stored twice; the
-// runs of a Hadamard block stay together.
-template <int WARPS>
-static __device__ __forceinline__ run_place locate(const set_rows_params & p) {
-    const int team = threadIdx.x/(WARPS*LANES), n_teams = blockDim.x/(WARPS*LANES);
-    const uint32_t i = p.n_runs >= n_teams ? min((int) blockIdx.x*n_teams, p.n_runs - n_teams) + team : team % p.n_runs;
-    const uint2 i_run = fast_div_modulo(i,       p.runs);
-    const uint2 i_01  = fast_div_modulo(i_run.x, p.ne01);
-    const uint2 i_02  = fast_div_modulo(i_01.x,  p.ne02);
+static __device__ __forceinline__ row_place locate(const row_source & s, const row_target & t, uint32_t row, int d) {
+    const uint2 i_part = fast_div_modulo(row,      t.parts);
+    const uint2 i_01   = fast_div_modulo(i_part.x, t.ne01);
+    const uint2 i_02   = fast_div_modulo(i_01.x,   t.ne02);
     const int64_t i01 = i_01.y, i02 = i_02.y, i03 = i_02.x;
-    run_place r;
-    r.index = i;
-    r.run   = i_run.y;
-    r.src = i01*p.s01 + i02*p.s02 + i03*p.s03 + (int64_t) r.run*RUN + threadIdx.x % LANES;
-    r.idx = i01*p.s10 + fastmodulo((uint32_t) i02, p.ne11)*p.s11 + fastmodulo((uint32_t) i03, p.ne12)*p.s12;
-    r.dst = i02*p.nb2 + i03*p.nb3;
+    row_place r;
+    r.part = i_part.y;
+    r.src  = i01*s.s01 + i02*s.s02 + i03*s.s03 + (int64_t) r.part*d;
+    r.idx  = i01*t.s10 + fastmodulo((uint32_t) i02, t.ne11)*t.s11 + fastmodulo((uint32_t) i03, t.ne12)*t.s12;
+    r.dst  = i02*t.nb2 + i03*t.nb3;
     return r;
-}
-
-// ---- the rotation --------------------------------------------------------------------------------------------------------
-
-// n_rot/64 neighbouring teams hold a Hadamard block. scratch: between them. All threads come here, the first warps have x.
-template <int WARPS>
-static __device__ __forceinline__ void rotate(float (&x)[2], int n_rot, float (* scratch)[RUN], bool first) {
-    const int team = threadIdx.x/(WARPS*LANES), lane = threadIdx.x % LANES;
-    if (first) {
-#pragma unroll
-        for (int bit = 1; bit < LANES; bit *= 2) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float other = __shfl_xor_sync(0xffffffff, x[i], bit, LANES);
-                x[i] = lane & bit ? other - x[i] : x[i] + other;
-            }
-        }
-        const float norm = rsqrtf((float) n_rot);
-        const float a = x[0]*norm, b = x[1]*norm;
-        x[0] = a + b;
-        x[1] = a - b;
-    }
-    for (int bit = 1; bit < n_rot/RUN; bit *= 2) {
-        if (first) {
-            scratch[team][lane]         = x[0];
-            scratch[team][lane + LANES] = x[1];
-        }
-        __syncthreads();
-        if (first) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const float other = scratch[team ^ bit][lane + i*LANES];
-                x[i] = team & bit ? other - x[i] : x[i] + other;
-            }
-        }
-        __syncthreads();
-    }
 }
 
 // ---- the kernel ----------------------------------------------------------------------------------------------------------
 
-template <int WARPS, typename E>
-static __device__ __forceinline__ void set_rows_of_type(const set_rows_params & p, E & encode, float (* scratch)[RUN]) {
-    encode.prepare(threadIdx.x, blockDim.x); // needs no input
-    const run_place r = locate<WARPS>(p);
-    const bool first = threadIdx.x % (WARPS*LANES) < LANES;
-    const int  lane  = threadIdx.x % LANES;
-    attention_values<2> values;
-    uint32_t head = 0;
-    if (first && p.chain.x) {
-        const int runs = p.chain.head_size/RUN;
-        head = r.index/runs;
-        values.at[0] = (r.index - head*runs)*RUN + lane;
-        values.at[1] = values.at[0] + LANES;
-        values.prepare(p.chain, head);
-    }
-    ggml_cuda_pdl_lc(); // an attention that comes next begins with what is in the cache
-    ggml_cuda_pdl_sync();
-    const int64_t row = p.idx_64 ? ((const int64_t *) p.idx)[r.idx] : ((const int32_t *) p.idx)[r.idx];
-    float x[2] = { 0.0f, 0.0f };
-    if (first && p.chain.x) {
-        values.load(p.chain, head, lane, x);
-    } else if (first) {
-        x[0] = p.src[r.src];
-        x[1] = p.src[r.src + LANES];
-    }
-    if (p.n_rot > 1) { rotate<WARPS>(x, p.n_rot, scratch, first); }
-    encode.template store<WARPS, turbo_all_threads>(x, (typename E::block *) (p.dst + row*p.nb1 + r.dst) + r.run*(RUN/E::BLOCK), scratch[threadIdx.x/(WARPS*LANES)]);
-}
+static constexpr __host__ __device__ int rows_warps(int team) { return team == 1 ? PROMPT_WARPS : team; } // of a CTA
 
-template <int D>
-static __device__ __forceinline__ void prepare_query(const query_params & q, int row, bool first) {
-    const int lane = threadIdx.x % 32;
-    attention_values<D/32> values;
-#pragma unroll
-    for (int i = 0; i < D/32; ++i) { values.at[i] = row_index<D>(lane, i); }
-    values.prepare(q.chain, row);
-    if (first) {
-        ggml_cuda_pdl_lc();
-        ggml_cuda_pdl_sync();
-    }
-    float x[D/32];
-    values.load(q.chain, row, lane, x);
-    if (q.n_rot > 1) { hadamard<D>(x, lane, q.n_rot); }
-    if (q.unit != 0.0f) {
-        pack_query_int8<D>(q.dst + (int64_t) row*packed_query_bytes(D), x, peak_of_row<D>(x), q.unit, lane);
-    } else {
-        store_row<D>((float *) q.dst + (int64_t) row*D, x, lane);
-    }
-}
+template <int D, int TEAM> struct rows_shared {
+    static constexpr int WARPS = rows_warps(TEAM);
+    union encoders {
+        encode_turbo<block_turbo3, WARPS> turbo3;
+        encode_turbo<block_turbo4, WARPS> turbo4;
+        float values[WARPS/TEAM][D];
+        __device__ encoders() {}
+    } of;
+};
 
-static __device__ __forceinline__ void prepare_queries(const query_params & q) {
-    const int warp = threadIdx.x/32, n_warps = blockDim.x/32, start = blockIdx.x*n_warps + warp;
-    for (int row = start; row < q.n_rows; row += gridDim.x*n_warps) {
-        switch (q.chain.head_size) {
-            case  64: prepare_query< 64>(q, row, row == start); break;
-            case 128: prepare_query<128>(q, row, row == start); break;
-            default:  prepare_query<256>(q, row, row == start); break;
-        }
-    }
-}
-
-// a prompt wants many warps to hide latency, a token has few
-template <int WARPS>
-static __global__ void __launch_bounds__(MAX_TEAMS*WARPS*LANES, WARPS == 1 ? 6 : 1) k_set_rows(const prepare_params params) {
-#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
-    if ((int) blockIdx.y == params.n_ops) {
-        prepare_queries(params.queries);
-        return;
-    }
-#endif
-    __shared__ union shared {
-        encode_turbo<block_turbo3> turbo3;
-        encode_turbo<block_turbo4> turbo4;
-        __device__ shared() {}
-    } s;
-    __shared__ float scratch[MAX_TEAMS][RUN];
-    const set_rows_params & p = params.op[blockIdx.y];
-    if ((int) (blockIdx.x*(blockDim.x/(WARPS*LANES))) >= p.n_runs) {
-        return;
-    }
+template <int D, int TEAM>
+static __device__ __forceinline__ void store_rows(rows_shared<D, TEAM> & shared, const row_target & t, const float (&x)[D/WARP], int64_t row, const row_place & place) {
+    typedef turbo_all_threads barrier;
+    char  * y      = t.dst + row*t.nb1 + place.dst;
+    float * values = shared.of.values[threadIdx.x/(TEAM*WARP)];
     encode_block_32<block_q8_0, quantize_f32_q8_0_block> q8_0;
     encode_block_32<block_q5_0, quantize_f32_q5_0_block> q5_0;
     encode_block_32<block_q4_0, quantize_f32_q4_0_block> q4_0;
     encode_half f16;
-    switch (p.type) {
-        case GGML_TYPE_TURBO3: set_rows_of_type<WARPS>(p, s.turbo3, scratch); break;
-        case GGML_TYPE_TURBO4: set_rows_of_type<WARPS>(p, s.turbo4, scratch); break;
-        case GGML_TYPE_Q8_0:   set_rows_of_type<WARPS>(p, q8_0,     scratch); break;
-        case GGML_TYPE_Q5_0:   set_rows_of_type<WARPS>(p, q5_0,     scratch); break;
-        case GGML_TYPE_Q4_0:   set_rows_of_type<WARPS>(p, q4_0,     scratch); break;
-        default:               set_rows_of_type<WARPS>(p, f16,      scratch); break;
+    const auto store = [&](auto & encode) {
+        typedef std::remove_reference_t<decltype(encode)> E;
+        encode.template store<D, TEAM, barrier>(x, (typename E::block *) y + place.part*(D/E::BLOCK), values);
+    };
+    switch (t.type) {
+        case GGML_TYPE_TURBO3: store(shared.of.turbo3); break;
+        case GGML_TYPE_TURBO4: store(shared.of.turbo4); break;
+        case GGML_TYPE_Q8_0:   store(q8_0);             break;
+        case GGML_TYPE_Q5_0:   store(q5_0);             break;
+        case GGML_TYPE_Q4_0:   store(q4_0);             break;
+        default:               store(f16);              break;
     }
 }
 
-// ---- host ----------------------------------------------------------------------------------------------------------------
-
-static void launch(ggml_backend_cuda_context & ctx, const prepare_params & params) {
-    int n_runs = 0, teams = 1;
-    for (int i = 0; i < params.n_ops; ++i) {
-        n_runs = std::max(n_runs, params.op[i].n_runs);
-        teams  = std::max(teams,  params.op[i].n_rot/RUN);
-    }
-    if (n_runs == 0) {
+template <int D>
+static __device__ __forceinline__ void store_query(const query_target & t, const float (&x)[D/WARP], int row, int lane) {
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
+    if (t.unit != 0.0f) {
+        pack_query_int8<D>(t.dst + (int64_t) row*packed_query_bytes(D), x, peak_of_row<D>(x), t.unit, lane);
         return;
     }
-    const bool many = n_runs >= 1024;
-    teams = many ? MAX_TEAMS : teams; // fewer copies of the tables
-    const ggml_cuda_kernel_launch_params config(dim3((n_runs + teams - 1)/teams, params.n_ops + (params.queries.n_rows > 0)), dim3(teams*(many ? 1 : TURBO_MAX_TEAM)*LANES), (size_t) 0, ctx.stream());
-    ggml_cuda_kernel_launch(many ? k_set_rows<1> : k_set_rows<TURBO_MAX_TEAM>, config, params);
+#endif
+    store_row<D>((float *) t.dst + (int64_t) row*D, x, lane);
 }
+
+// A team of warps has a row of K or V, all of it in each of them; a warp has a query. TEAM 1: for prompts
+template <int D, int TEAM>
+static __global__ void __launch_bounds__(rows_warps(TEAM)*WARP, TEAM > 1 ? 1 : D == 256 ? 4 : 6) k_attention_rows(const prepare_params params) {
+    __shared__ rows_shared<D, TEAM> shared;
+    constexpr int WARPS = rows_warps(TEAM);
+    const row_source & s = params.source[blockIdx.y];
+    const bool is_query = (int) blockIdx.y == params.n_ops;
+    const int  lane = threadIdx.x % WARP, team = threadIdx.x/((is_query ? 1 : TEAM)*WARP), teams = is_query ? WARPS : WARPS/TEAM;
+    if ((int) blockIdx.x*teams*s.per_warp >= s.n_rows) {
+        return;
+    }
+    // all teams of a CTA have a row, for all must reach its barriers: some are stored twice
+    const int first = min(((int) blockIdx.x*teams + team)*s.per_warp, s.n_rows - s.per_warp);
+    const row_target & target = params.rows[is_query ? 0 : blockIdx.y];
+    row_place place = {};
+    if (!is_query) {
+        place = locate(s, target, first, D);
+        if (target.type == GGML_TYPE_TURBO3) { shared.of.turbo3.prepare(threadIdx.x, blockDim.x); } // needs no input
+        if (target.type == GGML_TYPE_TURBO4) { shared.of.turbo4.prepare(threadIdx.x, blockDim.x); }
+    }
+    attention_values<D> values;
+    uint32_t head = 0;
+    if (s.chain.x) {
+        const int parts = s.chain.head_size/D;
+        head = first/parts;
+        values.prepare(s.chain, head, (first - head*parts)*D, lane);
+    }
+    ggml_cuda_pdl_lc(); // an attention that comes next begins with what is in the cache
+    ggml_cuda_pdl_sync();
+    int64_t row = 0;
+    if (!is_query) { row = target.idx_64 ? ((const int64_t *) target.idx)[place.idx] : ((const int32_t *) target.idx)[place.idx]; }
+    const auto load = [&](int r, float (&x)[D/WARP]) {
+        if (s.chain.x) {
+            values.load(s.chain, head + r, r == 0, lane, x);
+        } else {
+#pragma unroll
+            for (int i = 0; i < D/WARP; ++i) { x[i] = s.src[place.src + row_index<D>(lane, i)]; }
+        }
+        if (s.n_rot > 1) { hadamard<D>(x, lane, s.n_rot); }
+    };
+    float x[D/WARP];
+    load(0, x);
+    if (!is_query) {
+        store_rows<D, TEAM>(shared, target, x, row, place);
+        return;
+    }
+    store_query<D>(params.queries, x, first, lane);
+#pragma unroll 1
+    for (int r = 1; TEAM == 1 && r < s.per_warp; ++r) {
+        load(r, x);
+        store_query<D>(params.queries, x, first + r, lane);
+    }
+}
+
+// ---- host: what is supported ---------------------------------------------------------------------------------------------
 
 bool ggml_cuda_attention_is_input(const ggml_tensor * t) {
     const bool is_view = t->op == GGML_OP_VIEW || t->op == GGML_OP_RESHAPE || t->op == GGML_OP_PERMUTE || t->op == GGML_OP_TRANSPOSE;
@@ -259,14 +184,14 @@ bool ggml_cuda_attention_rope_supported(const ggml_tensor * rope) {
     const int32_t * params = rope->op_params;
     const int n_dims = params[1], mode = params[2], offset = params[15];
     return rope->op == GGML_OP_ROPE && rope->type == GGML_TYPE_F32 && rope->src[0]->type == GGML_TYPE_F32 && ggml_is_contiguous(rope->src[0]) &&
-        (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && offset == 0 && n_dims % 2 == 0 && rope->ne[0] % RUN == 0 && rope->ne[3] == 1 &&
+        (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && offset == 0 && n_dims % 8 == 0 && rope->ne[0] % MIN_ROW == 0 && rope->ne[3] == 1 &&
         ggml_cuda_attention_is_input(rope->src[1]) && (!rope->src[2] || ggml_cuda_attention_is_input(rope->src[2]));
 }
 
 // a vector for each head, from all tokens
 bool ggml_cuda_attention_center_supported(const ggml_tensor * sub) {
     const ggml_tensor * x = sub->src[0], * center = sub->src[1];
-    return sub->op == GGML_OP_SUB && sub->type == GGML_TYPE_F32 && x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) && x->ne[0] % RUN == 0 && x->ne[3] == 1 &&
+    return sub->op == GGML_OP_SUB && sub->type == GGML_TYPE_F32 && x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) && x->ne[0] % MIN_ROW == 0 && x->ne[3] == 1 &&
         center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) && ggml_cuda_attention_is_input(center) &&
         center->ne[0] == x->ne[0] && center->ne[1] == x->ne[1] && center->ne[2] == 1 && center->ne[3] == 1;
 }
@@ -305,46 +230,163 @@ attention_source ggml_cuda_attention_make_source(const ggml_cuda_attention_chain
     return s;
 }
 
+// of heads that must be told from each other; 0: any values will do
 static int head_size_of(const ggml_cuda_attention_chain & chain) {
     const ggml_tensor * last = chain.sub ? chain.sub : chain.rope ? chain.rope : chain.norm;
-    return last ? last->ne[0] : RUN;
+    return last ? last->ne[0] : 0;
 }
 
 int ggml_cuda_attention_rotation_size(const ggml_cuda_attention_chain & chain) {
     return chain.rotation ? chain.rotation->src[0]->ne[0] : 1;
 }
 
+// kernels read 16 bytes at once
+bool ggml_cuda_attention_chain_is_aligned(const ggml_cuda_attention_chain & chain) {
+    const auto is_aligned = [](const ggml_tensor * t) { return !t || (uintptr_t) t->data % 16 == 0; };
+    return is_aligned(chain.x) && is_aligned(chain.sub ? chain.sub->src[1] : nullptr) &&
+        is_aligned(chain.norm ? chain.mul->src[chain.mul->src[0] == chain.norm ? 1 : 0] : nullptr);
+}
+
 bool ggml_cuda_attention_rows_supported(const ggml_cuda_attention_rows & rows) {
     const ggml_tensor * src0 = rows.set_rows->src[0];
-    const int n_rot = ggml_cuda_attention_rotation_size(rows.chain), unit = std::max({ RUN, n_rot, head_size_of(rows.chain) });
+    const int n_rot = ggml_cuda_attention_rotation_size(rows.chain), head_size = head_size_of(rows.chain);
     switch (rows.set_rows->type) {
         case GGML_TYPE_TURBO3: case GGML_TYPE_TURBO4: case GGML_TYPE_Q8_0: case GGML_TYPE_Q5_0: case GGML_TYPE_Q4_0: case GGML_TYPE_F16: break;
         default: return false;
     }
-    return src0->type == GGML_TYPE_F32 && ggml_is_contiguous(src0) && ggml_is_contiguous(rows.chain.x) && src0->ne[0] % unit == 0 &&
+    return src0->type == GGML_TYPE_F32 && ggml_is_contiguous(src0) && ggml_is_contiguous(rows.chain.x) && ggml_cuda_attention_chain_is_aligned(rows.chain) &&
+        src0->ne[0] % std::max({ MIN_ROW, n_rot, head_size }) == 0 && head_size % std::max(MIN_ROW, n_rot) == 0 &&
         rows.set_rows->nb[0] == ggml_type_size(rows.set_rows->type);
 }
 
-void ggml_cuda_attention_prepare(ggml_backend_cuda_context & ctx, const ggml_cuda_attention_rows * rows, int n_rows, const ggml_cuda_attention_queries & queries) {
+// ---- host: launching -----------------------------------------------------------------------------------------------------
+
+// one blockIdx.y of a launch
+struct rows_task {
+    row_source   source;
+    row_target   target;
+    query_target queries;
+    int64_t n_values, ne00;
+    int  head_size; // 0: any values will do
+    bool is_query;
+
+    int n_rot()   const { return std::max(MIN_ROW, source.n_rot); }
+    // values of a row: all of a head if it can be
+    int d()       const { return head_size == 128 || head_size == 256 ? head_size : n_rot(); }
+    // whether it can be done with others in rows of d values
+    bool fits(int d) const { return is_query ? d == head_size : ne00 % d == 0 && d % n_rot() == 0 && head_size % d == 0; }
+};
+
+static rows_task make_task(const ggml_cuda_attention_chain & chain, int64_t n_values) {
+    rows_task task = {}; // without a chain the kernel still looks at what the chain would have
+    task.n_values         = n_values;
+    task.head_size        = head_size_of(chain);
+    task.source.n_rot     = ggml_cuda_attention_rotation_size(chain);
+    task.source.per_warp  = 1;
+    if (chain.x) { task.source.chain = ggml_cuda_attention_make_source(chain, task.head_size); }
+    return task;
+}
+
+static rows_task make_task(const ggml_cuda_attention_chain & chain, ggml_tensor * dst) {
+    const ggml_tensor * src0 = dst->src[0], * src1 = dst->src[1];
+    GGML_ASSERT(src0->type == GGML_TYPE_F32 && src0->nb[0] == sizeof(float) && src0->ne[0] % MIN_ROW == 0 && ggml_nelements(src0)/MIN_ROW <= INT_MAX);
+    rows_task task = make_task(chain, ggml_nelements(src0));
+    task.ne00 = src0->ne[0];
+    row_source & s = task.source;
+    s.src = (const float *) src0->data;
+    s.s01 = src0->nb[1]/sizeof(float);
+    s.s02 = src0->nb[2]/sizeof(float);
+    s.s03 = src0->nb[3]/sizeof(float);
+    row_target & t = task.target;
+    const size_t idx = ggml_type_size(src1->type);
+    t.idx    = src1->data;
+    t.dst    = (char *) dst->data;
+    t.type   = dst->type;
+    t.idx_64 = src1->type == GGML_TYPE_I64;
+    t.s10 = src1->nb[0]/idx;
+    t.s11 = src1->nb[1]/idx;
+    t.s12 = src1->nb[2]/idx;
+    t.nb1 = dst->nb[1];
+    t.nb2 = dst->nb[2];
+    t.nb3 = dst->nb[3];
+    t.ne01 = init_fastdiv_values(src0->ne[1]);
+    t.ne02 = init_fastdiv_values(src0->ne[2]);
+    t.ne11 = init_fastdiv_values(src1->ne[1]);
+    t.ne12 = init_fastdiv_values(src1->ne[2]);
+    return task;
+}
+
+static rows_task make_task(const ggml_cuda_attention_queries & queries, bool many) {
+    const ggml_cuda_attention_chain & chain = queries.chain;
+    rows_task task = make_task(chain, ggml_nelements(chain.x));
+    task.is_query               = true;
+    task.head_size              = queries.head_size;
+    task.source.chain.head_size = queries.head_size;
+    task.queries = { queries.dst, queries.unit };
+    const int64_t heads = chain.rope ? chain.rope->ne[1] : task.n_values/task.head_size; // without RoPE tokens are alike
+    if (many && heads % PROMPT_QUERIES == 0) { task.source.per_warp = PROMPT_QUERIES; }
+    return task;
+}
+
+template <int D, int TEAM>
+static void launch(ggml_backend_cuda_context & ctx, const rows_task * tasks, int n) {
+    constexpr int WARPS = rows_warps(TEAM);
     prepare_params params = {};
-    params.n_ops = n_rows;
+    int64_t n_ctas = 0;
+    for (int i = 0; i < n; ++i) {
+        row_source & s = params.source[i];
+        s        = tasks[i].source;
+        s.n_rows = (int) (tasks[i].n_values/D);
+        if (tasks[i].head_size == 0) { s.chain.head_size = D; }
+        if (tasks[i].is_query) {
+            params.queries = tasks[i].queries;
+        } else {
+            params.rows[params.n_ops]       = tasks[i].target;
+            params.rows[params.n_ops].parts = init_fastdiv_values(tasks[i].ne00/D);
+            ++params.n_ops;
+        }
+        const int at_once = (tasks[i].is_query ? WARPS : WARPS/TEAM)*s.per_warp;
+        n_ctas = std::max<int64_t>(n_ctas, (s.n_rows + at_once - 1)/at_once);
+    }
+    if (n_ctas > 0) {
+        const ggml_cuda_kernel_launch_params config(dim3((unsigned) n_ctas, n), dim3(WARPS*WARP), (size_t) 0, ctx.stream());
+        ggml_cuda_kernel_launch(k_attention_rows<D, TEAM>, config, params);
+    }
+}
+
+template <int D>
+static void launch(ggml_backend_cuda_context & ctx, const rows_task * tasks, int n, bool many) {
+    if (many) { launch<D, 1>(ctx, tasks, n); }
+    else      { launch<D, turbo_team(D, PER_BLOCK)>(ctx, tasks, n); }
+}
+
+static void launch(ggml_backend_cuda_context & ctx, const rows_task * tasks, int n, int d, bool many) {
+    switch (d) {
+        case  64: launch< 64>(ctx, tasks, n, many); break;
+        case 128: launch<128>(ctx, tasks, n, many); break;
+        default:  launch<256>(ctx, tasks, n, many); break;
+    }
+}
+
+void ggml_cuda_attention_prepare(ggml_backend_cuda_context & ctx, const ggml_cuda_attention_rows * rows, int n_rows, const ggml_cuda_attention_queries & queries) {
+    rows_task tasks[3];
+    int n = 0, d = 0;
+    bool many = false, together = true;
     for (int i = 0; i < n_rows; ++i) {
-        params.op[i] = make_params(nullptr, ggml_cuda_attention_rotation_size(rows[i].chain), rows[i].set_rows);
-        params.op[i].chain = ggml_cuda_attention_make_source(rows[i].chain, head_size_of(rows[i].chain));
+        tasks[n++] = make_task(rows[i].chain, rows[i].set_rows);
+        many = many || tasks[i].n_values >= PROMPT_VALUES;
     }
-    if (queries.chain.x) {
-        params.queries.chain  = ggml_cuda_attention_make_source(queries.chain, queries.head_size);
-        params.queries.dst    = queries.dst;
-        params.queries.n_rows = (int) (ggml_nelements(queries.chain.x)/queries.head_size);
-        params.queries.n_rot  = ggml_cuda_attention_rotation_size(queries.chain);
-        params.queries.unit   = queries.unit;
+    if (queries.chain.x) { tasks[n++] = make_task(queries, many); }
+    for (int i = 0; i < n; ++i) { d = std::max(d, tasks[i].is_query ? tasks[i].head_size : tasks[i].d()); }
+    for (int i = 0; i < n; ++i) { together = together && tasks[i].fits(d); }
+    if (together) {
+        launch(ctx, tasks, n, d, many);
+        return;
     }
-    launch(ctx, params);
+    for (int i = 0; i < n; ++i) { launch(ctx, tasks + i, 1, tasks[i].is_query ? tasks[i].head_size : tasks[i].d(), many); }
 }
 
 void ggml_cuda_set_rows_turbo(ggml_backend_cuda_context & ctx, ggml_tensor * set_rows) {
-    prepare_params params = {};
-    params.n_ops = 1;
-    params.op[0] = make_params((const float *) set_rows->src[0]->data, 1, set_rows);
-    launch(ctx, params);
+    const ggml_cuda_attention_rows rows = { {}, set_rows };
+    ggml_cuda_attention_prepare(ctx, &rows, 1, {});
 }

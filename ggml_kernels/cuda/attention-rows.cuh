@@ -26,6 +26,8 @@ struct ggml_cuda_attention_chain {
 // the chain without its rotation, as a kernel wants it
 attention_source ggml_cuda_attention_make_source(const ggml_cuda_attention_chain & chain, int head_size);
 
+bool ggml_cuda_attention_chain_is_aligned(const ggml_cuda_attention_chain & chain);
+
 int ggml_cuda_attention_rotation_size(const ggml_cuda_attention_chain & chain); // 1: none
 
 // of the graph: no kernel ahead has to be waited for

@@ -15,13 +15,16 @@
 
 // ---- the token's own rows -----------------------------------------------------------------------------------------------
 
+constexpr int SHORT_TEAM = 2;     // warps that encode 64 values
+constexpr int SHORT_ENCODERS = 8; // warps that encode, at most
+
 template <typename L> struct short_encoder;
 template <> struct short_encoder<load_f16>    { typedef encode_half type; };
 template <> struct short_encoder<load_q8_0>   { typedef encode_block_32<block_q8_0, quantize_f32_q8_0_block> type; };
 template <> struct short_encoder<load_q5_0>   { typedef encode_block_32<block_q5_0, quantize_f32_q5_0_block> type; };
 template <> struct short_encoder<load_q4_0>   { typedef encode_block_32<block_q4_0, quantize_f32_q4_0_block> type; };
-template <> struct short_encoder<load_turbo4> { typedef encode_turbo<block_turbo4> type; };
-template <> struct short_encoder<load_turbo3> { typedef encode_turbo<block_turbo3> type; };
+template <> struct short_encoder<load_turbo4> { typedef encode_turbo<block_turbo4, SHORT_ENCODERS> type; };
+template <> struct short_encoder<load_turbo3> { typedef encode_turbo<block_turbo3, SHORT_ENCODERS> type; };
 
 // one for both, where they are the same
 template <typename LK, typename LV> struct short_encoders {
@@ -33,8 +36,6 @@ template <typename L> struct short_encoders<L, L> {
     typename short_encoder<L>::type both;
     __device__ __forceinline__ void prepare(int thread, int n) { both.prepare(thread, n); }
 };
-
-constexpr int SHORT_TEAM = 2; // warps that encode 64 values
 
 // Warps that encode the token's own rows, the last ones of its block, while the others attend to what is there.
 static __host__ __device__ constexpr int short_encoder_warps(int d) { return d == 64 ? 4 : d == 128 ? 8 : 6; }
@@ -48,10 +49,11 @@ struct short_team_barrier {
 // 64 values to both the tile in shared memory and the cache; then arrives at `made`
 template <typename E>
 static __device__ __forceinline__ void store_run(E & encode, float * values, char * row, char * cache, uint64_t * made) {
-    constexpr int BYTES = ENCODE_RUN/E::BLOCK*sizeof(typename E::block);
+    constexpr int BYTES = 64/E::BLOCK*sizeof(typename E::block);
     const int lane = threadIdx.x%32;
-    const float x[2] = { values[lane], values[lane + 32] };
-    encode.template store<SHORT_TEAM, short_team_barrier>(x, (typename E::block *) row, values);
+    float x[2];
+    load_row<64>(x, values, lane);
+    encode.template store<64, SHORT_TEAM, short_team_barrier>(x, (typename E::block *) row, values);
     if (threadIdx.x/32%SHORT_TEAM == 0) {
         __syncwarp();
         for (int i = lane; i < BYTES/2; i += 32) { ((uint16_t *) cache)[i] = ((const uint16_t *) row)[i]; }
@@ -83,12 +85,10 @@ static __device__ __forceinline__ void short_prepare(const fattn_short_params & 
         const int head = kind == 0 ? place.head_kv*a.gqa + task : place.head_kv;
         float x[D/32];
         if (in.source.x) {
-            attention_values<D/32> values;
-#pragma unroll
-            for (int i = 0; i < D/32; ++i) { values.at[i] = row_index<D>(place.lane, i); }
-            values.prepare(in.source, head);
+            attention_values<D> values;
+            values.prepare(in.source, head, 0, place.lane);
             fattn_decode_wait_for_predecessor();
-            values.template load<true>(in.source, head, place.lane, x);
+            values.template load<true>(in.source, head, true, place.lane, x);
             if (in.n_rot > 1) { hadamard<D>(x, place.lane, in.n_rot); }
         } else {
             fattn_decode_wait_for_predecessor();
@@ -178,7 +178,7 @@ struct short_tiles {
 template <int D, typename LK, typename LV>
 static __device__ __forceinline__ void make_rows(const warp_place & place, const short_tiles<D, LK, LV> & tiles, short_encoders<LK, LV> & encoders,
         float * rows, char * spare, uint64_t * made) {
-    static_assert(short_encoder_warps(D) % SHORT_TEAM == 0 && short_encoder_warps(D) <= TURBO_TEAMS*SHORT_TEAM, "each team has its own place in shared memory");
+    static_assert(short_encoder_warps(D) % SHORT_TEAM == 0 && short_encoder_warps(D) <= SHORT_ENCODERS, "each team has its own place in shared memory");
     constexpr int TEAMS = short_encoder_warps(D)/SHORT_TEAM, RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
 #pragma unroll 1
     for (int task = place.warp/SHORT_TEAM - (fattn_short_warps(D)/SHORT_TEAM - TEAMS); task < 2*RUNS; task += TEAMS) {

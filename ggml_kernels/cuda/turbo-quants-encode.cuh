@@ -8,6 +8,7 @@
 // bound is in the cell, and the codebook entries on its two sides. All 32 threads look at the same value, so they read
 // neighbouring words, and one comparison is left. A flipped candidate is an ordinary one with mirrored bounds and entries.
 
+#include "attention-row.cuh"
 #include "turbo-quants-decode.cuh"
 
 #include <string.h>
@@ -22,8 +23,9 @@
 // cells of turbo3 are twice as wide: its bounds are
 static constexpr __host__ __device__ int turbo_cell_bits(int levels) { return levels == 8 ? 11 : 10; }
 
-// An entry: [place of the bound in the cell : turbo_cell_bits] .. [code below it, 4 bits at 16] [entry above] [entry below].
-// Compared as a whole, its upper bits decide. A cell without a bound has it at the cell's end: nothing is above.
+// An entry: [place of the bound in the cell : turbo_cell_bits] .. [1 at bit 20] [code below it, 4 bits at 16] [entry above]
+// [entry below]. Compared with a value's word as a whole, its upper bits decide, or bit 20 where they are equal: not above.
+// A cell without a bound has it at the cell's end: nothing is above.
 template <int LEVELS> struct alignas(16) turbo_search_table {
     static constexpr int CELLS = (2*TURBO_Q_RANGE >> turbo_cell_bits(LEVELS)) + 1;
     uint32_t cell[CELLS][TURBO_LANES];
@@ -67,7 +69,7 @@ template <int LEVELS> static constexpr turbo_search_table<LEVELS> turbo_make_sea
             const int  here  = place < WIDTH ? 1 : 0;
             const uint32_t below = (uint8_t) turbo_entry(kvalues[book[c]], flip[c], code);
             const uint32_t above = (uint8_t) turbo_entry(kvalues[book[c]], flip[c], code + here);
-            s.cell[i][c] = (uint32_t) (here ? place : WIDTH - 1) << (32 - BITS) | (uint32_t) code << 16 | above << 8 | below;
+            s.cell[i][c] = (uint32_t) (here ? place : WIDTH - 1) << (32 - BITS) | 1u << 20 | (uint32_t) code << 16 | above << 8 | below;
             code += here;
         }
     }
@@ -127,42 +129,38 @@ TURBO_HD turbo_peak turbo_make_peak(uint32_t key) {
     return p;
 }
 
-// a value as the search wants it; 16 bytes, which are one read for all threads
-struct alignas(16) turbo_value {
-    int32_t  q;
-    uint32_t cell;  // bytes from the first entry of a candidate to that of this cell
-    uint32_t place; // in the cell, in the upper bits
-    uint32_t unused;
+// a value as the search wants it
+struct turbo_value {
+    int      q;
+    uint32_t word; // [place in its cell : turbo_cell_bits] .. [bytes from a candidate's first entry to that of this cell]
 };
 
+static constexpr uint32_t TURBO_CELL_MASK = 0x1fff;
+static_assert(sizeof(turbo_search_table<16>::cell) <= TURBO_CELL_MASK, "a word holds all of them");
+
 template <int LEVELS> TURBO_HD turbo_value turbo_make_value(uint32_t v, const turbo_peak & p) {
+    constexpr int BITS = turbo_cell_bits(LEVELS);
     turbo_value r;
-    r.q      = turbo_round(turbo_mul(turbo_float(v), p.turn));
-    r.cell   = (uint32_t) (r.q + TURBO_Q_RANGE) >> turbo_cell_bits(LEVELS);
-    r.place  = (uint32_t) (r.q + TURBO_Q_RANGE) << (32 - turbo_cell_bits(LEVELS));
-    r.cell  *= TURBO_LANES*sizeof(uint32_t);
-    r.unused = 0;
+    r.q = turbo_round(turbo_mul(turbo_float(v), p.turn));
+    const uint32_t u = (uint32_t) (r.q + TURBO_Q_RANGE);
+    r.word = u << (32 - BITS) | (u >> BITS)*(uint32_t) (TURBO_LANES*sizeof(uint32_t));
     return r;
 }
 
-// column: the candidate's first entry
-TURBO_HD uint32_t turbo_entry_at(const uint32_t * column, const turbo_value & v) {
-    return *(const uint32_t *) ((const char *) column + v.cell);
+TURBO_HD uint32_t turbo_entry_at(const uint32_t (* cells)[TURBO_LANES], int candidate, uint32_t word) {
+    return *(const uint32_t *) ((const char *) cells + ((word & TURBO_CELL_MASK) | (uint32_t) candidate*4));
 }
+
+// the entry that it stands for in the lowest byte
+TURBO_HD uint32_t turbo_choose_entry(uint32_t entry, uint32_t word) { return word > entry ? entry >> 8 : entry; }
 
 struct turbo_sums {
     int32_t dot;    // sum of q*t
     int32_t energy; // sum of t*t
 };
 
-TURBO_HD void turbo_add(turbo_sums & s, const turbo_value & v, uint32_t entry) {
-    const int t = (int8_t) (v.place > entry ? entry >> 8 : entry);
-    s.dot    += v.q*t;
-    s.energy += t*t;
-}
-
-template <int LEVELS> TURBO_HD int turbo_code(const turbo_value & v, uint32_t entry, bool flip) {
-    const int code = (int) (entry >> 16 & 15) + (v.place > entry ? 1 : 0);
+template <int LEVELS> TURBO_HD int turbo_code(uint32_t entry, uint32_t word, bool flip) {
+    const int code = (int) (entry >> 16 & 15) + (word > entry ? 1 : 0);
     return flip ? LEVELS - 1 - code : code;
 }
 
@@ -194,13 +192,9 @@ TURBO_HD uint32_t turbo_make_scale(const turbo_peak & p, const turbo_sums & s, i
     return (uint32_t) bits | ((book_flip >> 3 & 1) != (int) p.negative ? 0x8000 : 0);
 }
 
-// Thread `lane` has the codes of values lane and 32 + lane. turbo3: its bits of qs[lane & 15] (low byte) and of
-// qh[lane & 7] (high byte); the other threads of the same byte have the others.
-TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
-    const int c = lane >> 4;
-    const int high = 2*(lane >> 3 & 1) + c;
-    return (uint32_t) ((code0 & 3) << 2*c | (code1 & 3) << (2*c + 4) | ((code0 >> 2) << high | (code1 >> 2) << (high + 4)) << 8);
-}
+// Where the code of a value of a block of turbo3 is: two bits of byte value % 16 of qs, and one of byte value % 8 of qh.
+TURBO_HD int turbo3_low_shift(int value)  { return value/16*2; }
+TURBO_HD int turbo3_high_shift(int value) { return (value/8 & 1)*2 + (value/16 & 1) + value/32*4; }
 
 // ---- what 32 threads do together --------------------------------------------------------------------------------------
 
@@ -208,22 +202,28 @@ TURBO_HD uint32_t turbo3_plane_bits(int lane, int code0, int code1) {
 #define TURBO_ASYNC_COPY
 #endif
 
-// A team of 1, 2 or 4 warps encodes a block, each its share of the values for all candidates: four where there are so few
-// blocks that a team's time is what counts, two where other warps have work meanwhile.
-#define TURBO_MAX_TEAM       4
-#define TURBO_TEAMS          4 // of a CTA that encode at once, at most, and neighbours
+// A team of warps encodes a row of D values, which all of them have as attention-row.cuh says. One warp does its blocks in turn,
+// as a prompt wants it, which has other warps to do meanwhile; 2 or 4 warps share each block where a token's time is what counts.
+static constexpr __host__ __device__ int turbo_team(int d, int per_block) { return d/QK_TURBO*per_block; }
 
-template <typename block_t> struct turbo_encode_shared {
+// the values of a block that a warp searches for
+struct alignas(16) turbo_share {
+    uint32_t word[QK_TURBO];
+    int16_t  q[QK_TURBO];
+};
+
+// WARPS: of all teams of a CTA, which are neighbours
+template <typename block_t, int WARPS> struct turbo_encode_shared {
     turbo_search_table<turbo_traits<block_t>::LEVELS> table;
-    turbo_value value[TURBO_TEAMS][QK_TURBO];
-    turbo_sums  sums[TURBO_TEAMS][TURBO_MAX_TEAM - 1][TURBO_LANES];
+    turbo_share share[WARPS];
+    turbo_sums  sums[WARPS][TURBO_LANES];
 };
 
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table< 8> &) { return (const uint4 *) &turbo3_search_device; }
 static __device__ __forceinline__ const uint4 * turbo_search_of(const turbo_search_table<16> &) { return (const uint4 *) &turbo4_search_device; }
 
 // By n threads. Does not depend on the input, so it can be done while the kernel before still runs. turbo_encode waits for it.
-template <typename block_t> static __device__ __forceinline__ void turbo_encode_prepare(turbo_encode_shared<block_t> & s, int thread = threadIdx.x, int n = blockDim.x) {
+template <typename block_t, int WARPS> static __device__ __forceinline__ void turbo_encode_prepare(turbo_encode_shared<block_t, WARPS> & s, int thread = threadIdx.x, int n = blockDim.x) {
     constexpr int COUNT = sizeof(s.table)/sizeof(uint4);
     const uint4 * from = turbo_search_of(s.table);
     uint4       * to   = (uint4 *) &s.table;
@@ -242,17 +242,31 @@ static __device__ __forceinline__ void turbo_encode_wait() {
 #endif // TURBO_ASYNC_COPY
 }
 
-static __device__ __forceinline__ uint32_t turbo_max_of_lanes(uint32_t v) {
+static __device__ __forceinline__ void turbo_syncwarp() {
+#ifndef GGML_USE_HIP
+    __syncwarp();
+#endif // GGML_USE_HIP
+}
+
+// of 16 or 32 neighbours, which all get it
+template <int LANES> static __device__ __forceinline__ uint32_t turbo_max_of_lanes(uint32_t v) {
 #if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    return __reduce_max_sync(0xffffffff, v);
-#else
-#pragma unroll
-    for (int offset = TURBO_LANES/2; offset > 0; offset /= 2) {
-        const uint32_t other = __shfl_xor_sync(0xffffffff, v, offset, TURBO_LANES);
-        v = v > other ? v : other;
-    }
-    return v;
+    if constexpr (LANES == TURBO_LANES) {
+        return __reduce_max_sync(0xffffffff, v);
+    } else
 #endif
+    {
+#pragma unroll
+        for (int offset = LANES/2; offset > 0; offset /= 2) { v = max(v, __shfl_xor_sync(0xffffffff, v, offset, TURBO_LANES)); }
+        return v;
+    }
+}
+
+// v of all lanes whose numbers differ in these bits
+template <int FIRST, int LAST> static __device__ __forceinline__ uint32_t turbo_or_of_lanes(uint32_t v) {
+#pragma unroll
+    for (int bit = FIRST; bit <= LAST; bit *= 2) { v |= __shfl_xor_sync(0xffffffff, v, bit, TURBO_LANES); }
+    return v;
 }
 
 // bit i: thread i of these 32; a warp of AMD can be 64 wide
@@ -264,10 +278,50 @@ static __device__ __forceinline__ uint32_t turbo_lanes_where(bool condition) {
 #endif // defined(GGML_USE_HIP)
 }
 
+// the products of q, four int16, with t, four int8
+static __device__ __forceinline__ int turbo_dot_4(uint2 q, uint32_t t, int sum) {
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
+    return __dp2a_hi((int) q.y, (int) t, __dp2a_lo((int) q.x, (int) t, sum));
+#else
+    const uint32_t of[2] = { q.x, q.y };
+#pragma unroll
+    for (int i = 0; i < 4; ++i) { sum += (int16_t) (of[i/2] >> 16*(i%2))*(int8_t) (t >> 8*i); }
+    return sum;
+#endif // !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
+}
+
+static __device__ __forceinline__ int turbo_energy_4(uint32_t t, int sum) {
+#if !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
+    return __dp4a((int) t, (int) t, sum);
+#else
+#pragma unroll
+    for (int i = 0; i < 4; ++i) { sum += (int8_t) (t >> 8*i)*(int8_t) (t >> 8*i); }
+    return sum;
+#endif // !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
+}
+
+// N values for the candidate of this lane, four at a time: integer instructions are what a prompt's rows wait for
+template <int N> static __device__ __forceinline__ turbo_sums turbo_search(const uint32_t (* cells)[TURBO_LANES], const turbo_share & share, int lane) {
+    turbo_sums sums = { 0, 0 };
+#pragma unroll 4
+    for (int j = 0; j < N/4; ++j) {
+        const uint4 w = ((const uint4 *) share.word)[j];
+        const uint2 q = ((const uint2 *) share.q)[j];
+        const uint32_t e0 = turbo_entry_at(cells, lane, w.x), e1 = turbo_entry_at(cells, lane, w.y);
+        const uint32_t e2 = turbo_entry_at(cells, lane, w.z), e3 = turbo_entry_at(cells, lane, w.w);
+        const uint32_t t01 = turbo_byte_perm(turbo_choose_entry(e0, w.x), turbo_choose_entry(e1, w.y), 0x0040);
+        const uint32_t t23 = turbo_byte_perm(turbo_choose_entry(e2, w.z), turbo_choose_entry(e3, w.w), 0x0040);
+        const uint32_t t   = turbo_byte_perm(t01, t23, 0x5410);
+        sums.dot    = turbo_dot_4(q, t, sums.dot);
+        sums.energy = turbo_energy_4(t, sums.energy);
+    }
+    return sums;
+}
+
 // the candidate that the reference finds; `sums` becomes its
 static __device__ __forceinline__ int turbo_choose(turbo_sums & sums) {
     const uint32_t score = turbo_score(sums);
-    const uint32_t good  = turbo_lanes_where(score >= turbo_near_score(turbo_max_of_lanes(score)));
+    const uint32_t good  = turbo_lanes_where(score >= turbo_near_score(turbo_max_of_lanes<TURBO_LANES>(score)));
     turbo_sums best = { 0, 1 };
     int index = 0;
     for (uint32_t rest = good; rest != 0; rest &= rest - 1) {
@@ -284,19 +338,32 @@ static __device__ __forceinline__ int turbo_choose(turbo_sums & sums) {
     return index;
 }
 
-static __device__ __forceinline__ void turbo_write_codes(block_turbo3 * y, int lane, int code0, int code1) {
-    uint32_t w = turbo3_plane_bits(lane, code0, code1);
-    w |= __shfl_xor_sync(0xffffffff, w, 16, TURBO_LANES);
-    const uint32_t h = w | __shfl_xor_sync(0xffffffff, w, 8, TURBO_LANES);
-    if (lane < 16) {
-        y->qs[lane] = (uint8_t) w;
-    } else if (lane < 24) {
-        y->qh[lane - 16] = (uint8_t) (h >> 8);
-    }
+// RUN bytes; blocks are aligned to 2
+template <int RUN> static __device__ __forceinline__ void turbo_write_bytes(uint8_t * y, uint32_t bytes) {
+#pragma unroll
+    for (int i = 0; i < RUN/2; ++i) { ((uint16_t *) y)[i] = (uint16_t) (bytes >> 16*i); }
 }
 
-static __device__ __forceinline__ void turbo_write_codes(block_turbo4 * y, int lane, int code0, int code1) {
-    y->qs[lane] = (uint8_t) (code0 | code1 << 4);
+// Lane i of 64/RUN has codes RUN*i.. of its block. All lanes come here; those of blocks that are not theirs to write have no part in it.
+template <int RUN> static __device__ __forceinline__ void turbo_write_codes(block_turbo3 * y, int i, const int (&code)[RUN], bool writes) {
+    uint32_t low = 0, high = 0;
+#pragma unroll
+    for (int e = 0; e < RUN; ++e) {
+        low  |= (uint32_t) (code[e] &  3) << 8*e;
+        high |= (uint32_t) (code[e] >> 2) << 8*e;
+    }
+    low  = turbo_or_of_lanes<16/RUN, 32/RUN>(low  << turbo3_low_shift(RUN*i));
+    high = turbo_or_of_lanes< 8/RUN, 32/RUN>(high << turbo3_high_shift(RUN*i));
+    if (writes && i < 16/RUN) { turbo_write_bytes<RUN>(y->qs + RUN*i, low); }
+    if (writes && i <  8/RUN) { turbo_write_bytes<RUN>(y->qh + RUN*i, high); }
+}
+
+template <int RUN> static __device__ __forceinline__ void turbo_write_codes(block_turbo4 * y, int i, const int (&code)[RUN], bool writes) {
+    uint32_t codes = 0;
+#pragma unroll
+    for (int e = 0; e < RUN; ++e) { codes |= (uint32_t) code[e] << 8*e; }
+    codes |= __shfl_xor_sync(0xffffffff, codes, 32/RUN, TURBO_LANES) << 4;
+    if (writes && i < 32/RUN) { turbo_write_bytes<RUN>(y->qs + RUN*i, codes); }
 }
 
 // The barriers inside of turbo_encode: all threads of the CTA must come there.
@@ -304,60 +371,77 @@ struct turbo_all_threads {
     static __device__ __forceinline__ void wait() { __syncthreads(); }
 };
 
-// Encodes the block y. Thread `lane` of a team's first warp brings values lane (x0) and 32 + lane (x1).
-template <int TEAM, typename barrier_t = turbo_all_threads, typename block_t>
-static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t> & s, float x0, float x1, block_t * y) {
+// D values to D/64 blocks from y on
+template <int D, int TEAM, typename barrier_t = turbo_all_threads, typename block_t, int WARPS>
+static __device__ __forceinline__ void turbo_encode(turbo_encode_shared<block_t, WARPS> & s, const float (&x)[D/32], block_t * y) {
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
-    constexpr int SHARE  = QK_TURBO/TEAM;
-    const int lane = threadIdx.x % TURBO_LANES;
-    const int warp = threadIdx.x/TURBO_LANES % TEAM, team = threadIdx.x/(TURBO_LANES*TEAM) % TURBO_TEAMS;
-    turbo_value * value = s.value[team];
-
-    turbo_peak  peak = {};
-    turbo_value q0 = {}, q1 = {};
-    if (warp == 0) {
-        const uint32_t v0 = turbo_sanitize_bits(x0);
-        const uint32_t v1 = turbo_sanitize_bits(x1);
-        const uint32_t k0 = turbo_peak_key(v0);
-        const uint32_t k1 = turbo_peak_key(v1);
-        peak = turbo_make_peak(turbo_max_of_lanes(k0 > k1 ? k0 : k1));
-        q0 = turbo_make_value<LEVELS>(v0, peak);
-        q1 = turbo_make_value<LEVELS>(v1, peak);
-        value[lane]               = q0;
-        value[lane + TURBO_LANES] = q1;
-    }
+    constexpr int RUN = row_run<D>(), LANES = QK_TURBO/RUN, BESIDE = TURBO_LANES/LANES; // lanes of a block, blocks beside each other
+    constexpr int SHARERS = TEAM == 1 ? 1 : TEAM/(D/QK_TURBO), SHARE = QK_TURBO/SHARERS;
+    static_assert(TEAM == 1 || TEAM == turbo_team(D, SHARERS), "each block has as many warps");
+    const int lane = threadIdx.x % TURBO_LANES, block = lane/LANES, i = lane % LANES;
+    const int warp = threadIdx.x/TURBO_LANES % TEAM, place = threadIdx.x/TURBO_LANES % WARPS, part = warp % SHARERS;
+    turbo_share & share = s.share[place];
     turbo_encode_wait();
-    barrier_t::wait(); // for the table, too
+    barrier_t::wait(); // for the table
 
-    const uint32_t * columns = s.table.cell[0];
-    turbo_sums sums = { 0, 0 };
-#pragma unroll 16
-    for (int j = 0; j < SHARE; ++j) {
-        const turbo_value v = value[warp*SHARE + j];
-        turbo_add(sums, v, turbo_entry_at(columns + lane, v));
-    }
-    if (TEAM > 1) {
-        if (warp > 0) {
-            s.sums[team][warp - 1][lane] = sums;
-        }
-        barrier_t::wait();
-        if (warp > 0) {
-            return;
-        }
-    }
+    // one warp: all blocks; a team: this warp's
+    const int first = TEAM == 1 ? 0 : warp/SHARERS, end = TEAM == 1 ? D/QK_TURBO : first + 1;
+#pragma unroll 1
+    for (int row = first/BESIDE; row*BESIDE < end; ++row) { // of blocks that are beside each other
+        float v[RUN];
 #pragma unroll
-    for (int w = 0; w < TEAM - 1; ++w) {
-        sums.dot    += s.sums[team][w][lane].dot;
-        sums.energy += s.sums[team][w][lane].energy;
-    }
-    const int index = turbo_choose(sums);
-    const int book  = s.table.book[index];
+        for (int e = 0; e < D/32; ++e) {
+            if (e/RUN == row) { v[e%RUN] = x[e]; }
+        }
+        uint32_t key = 0;
+#pragma unroll
+        for (int e = 0; e < RUN; ++e) { key = max(key, turbo_peak_key(turbo_sanitize_bits(v[e]))); }
+        const turbo_peak peak = turbo_make_peak(turbo_max_of_lanes<LANES>(key));
+        turbo_value q[RUN];
+#pragma unroll
+        for (int e = 0; e < RUN; ++e) { q[e] = turbo_make_value<LEVELS>(turbo_sanitize_bits(v[e]), peak); }
 
-    const bool flip  = book >> 3;
-    const int  code0 = peak.zero ? 0 : turbo_code<LEVELS>(q0, turbo_entry_at(columns + index, q0), flip);
-    const int  code1 = peak.zero ? 0 : turbo_code<LEVELS>(q1, turbo_entry_at(columns + index, q1), flip);
-    turbo_write_codes(y, lane, code0, code1);
-    if (lane == 0) {
-        *(uint16_t *) y = (uint16_t) (peak.zero ? 0 : turbo_make_scale(peak, sums, book)); // d is the first member
+        turbo_sums best = { 0, 1 };
+        int index = 0;
+#pragma unroll 1
+        for (int b = max(first - row*BESIDE, 0); b < min(end - row*BESIDE, BESIDE); ++b) {
+            turbo_syncwarp();
+            if (block == b && i/(LANES/SHARERS) == part) {
+                const int at = i%(LANES/SHARERS);
+#pragma unroll
+                for (int e = 0; e < RUN; ++e) {
+                    share.word[RUN*at + e] = q[e].word;
+                    share.q[RUN*at + e]    = (int16_t) q[e].q;
+                }
+            }
+            turbo_syncwarp();
+            turbo_sums sums = turbo_search<SHARE>(s.table.cell, share, lane);
+            if constexpr (SHARERS > 1) {
+                if (part > 0) { s.sums[place][lane] = sums; }
+                barrier_t::wait();
+                if (part > 0) { return; }
+#pragma unroll
+                for (int w = 1; w < SHARERS; ++w) {
+                    sums.dot    += s.sums[place + w][lane].dot;
+                    sums.energy += s.sums[place + w][lane].energy;
+                }
+            }
+            const int chosen = turbo_choose(sums);
+            if (block == b) {
+                best  = sums;
+                index = chosen;
+            }
+        }
+
+        block_t * at = y + row*BESIDE + block;
+        const bool writes = row*BESIDE + block >= first && row*BESIDE + block < end;
+        const int  book   = s.table.book[index];
+        int code[RUN];
+#pragma unroll
+        for (int e = 0; e < RUN; ++e) { code[e] = peak.zero ? 0 : turbo_code<LEVELS>(turbo_entry_at(s.table.cell, index, q[e].word), q[e].word, book >> 3); }
+        turbo_write_codes<RUN>(at, i, code, writes);
+        if (writes && i == 0) {
+            *(uint16_t *) at = (uint16_t) (peak.zero ? 0 : turbo_make_scale(peak, best, book)); // d is the first member
+        }
     }
 }

@@ -71,18 +71,22 @@ static __device__ __forceinline__ int64_t turbo_offset(const turbo_layout & l, i
     return (i - i1*l.ne0)*l.nb0 + (i1 - i2*l.ne1)*l.nb1 + (i2 - i3*l.ne2)*l.nb2 + i3*l.nb3;
 }
 
+constexpr int ENCODE_WARPS = 4;
+
 template <typename block_t>
-static __global__ void __launch_bounds__(TURBO_TEAMS*TURBO_LANES) k_cpy_f32_turbo(
+static __global__ void __launch_bounds__(ENCODE_WARPS*TURBO_LANES) k_cpy_f32_turbo(
         const char * src, char * dst, const turbo_layout ls, const turbo_layout ld, const int64_t n_blocks) {
-    __shared__ turbo_encode_shared<block_t> shared;
+    __shared__ turbo_encode_shared<block_t, ENCODE_WARPS> shared;
     turbo_encode_prepare(shared);
-    // the last CTA can have teams to spare: they do the last block once more, for all must reach the barriers
-    const int64_t i = min((int64_t) blockIdx.x*TURBO_TEAMS + threadIdx.x/TURBO_LANES, n_blocks - 1);
+    // the last CTA can have warps to spare: they do the last block once more, for all must reach the barriers
+    const int64_t i = min((int64_t) blockIdx.x*ENCODE_WARPS + threadIdx.x/TURBO_LANES, n_blocks - 1);
     const int64_t nb = ls.nb0/QK_TURBO; // values of a source need not be neighbours
-    const char  * x  = src + turbo_offset(ls, i) + threadIdx.x%TURBO_LANES*nb;
-    char        * y  = dst + turbo_offset(ld, i);
+    const char  * from = src + turbo_offset(ls, i);
+    char        * y    = dst + turbo_offset(ld, i);
     ggml_cuda_pdl_sync();
-    turbo_encode<1>(shared, *(const float *) x, *(const float *) (x + TURBO_LANES*nb), (block_t *) y);
+    float x[2];
+    for (int e = 0; e < 2; ++e) { x[e] = *(const float *) (from + row_index<QK_TURBO>(threadIdx.x%TURBO_LANES, e)*nb); }
+    turbo_encode<QK_TURBO, 1>(shared, x, (block_t *) y);
 }
 
 constexpr int DECODE_THREADS = 256;
@@ -105,13 +109,13 @@ static void cpy_turbo_cuda(const ggml_tensor * src0, ggml_tensor * src1, cudaStr
     const turbo_layout ld = turbo_layout_of(src1);
     const int64_t n_blocks = ggml_nelements(src0)/QK_TURBO;
     const bool    encode   = src0->type == GGML_TYPE_F32;
-    const int64_t per_cta  = encode ? TURBO_TEAMS : DECODE_THREADS/8;
+    const int64_t per_cta  = encode ? ENCODE_WARPS : DECODE_THREADS/8;
     const int64_t n_ctas   = (n_blocks + per_cta - 1)/per_cta;
     GGML_ASSERT(n_ctas <= INT_MAX);
     if (n_ctas == 0) {
         return;
     }
-    const dim3 threads(encode ? TURBO_TEAMS*TURBO_LANES : DECODE_THREADS, 1, 1);
+    const dim3 threads(encode ? ENCODE_WARPS*TURBO_LANES : DECODE_THREADS, 1, 1);
     const ggml_cuda_kernel_launch_params launch_params(dim3((unsigned) n_ctas, 1, 1), threads, 0, stream);
     const char * x = (const char *) src0->data;
     char       * y = (char *) src1->data;

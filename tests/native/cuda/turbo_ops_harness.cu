@@ -95,38 +95,28 @@ static floats make_input(int n) {
 
 // ---- encoding ---------------------------------------------------------------------------------------------------------
 
-static void put_codes(block_turbo3 * y, const int * code) {
-    for (int lane = 0; lane < TURBO_LANES; ++lane) {
-        const uint32_t w = turbo3_plane_bits(lane, code[lane], code[lane + 32]);
-        y->qs[lane & 15] |= (uint8_t) w;
-        y->qh[lane & 7]  |= (uint8_t) (w >> 8);
-    }
+static void put_code(block_turbo3 * y, int j, int code) {
+    y->qs[j % 16] |= (uint8_t) ((code & 3) << turbo3_low_shift(j));
+    y->qh[j %  8] |= (uint8_t) ((code >> 2) << turbo3_high_shift(j));
 }
 
-static void put_codes(block_turbo4 * y, const int * code) {
-    for (int lane = 0; lane < TURBO_LANES; ++lane) {
-        y->qs[lane] = (uint8_t) (code[lane] | code[lane + 32] << 4);
-    }
-}
+static void put_code(block_turbo4 * y, int j, int code) { y->qs[j % 32] |= (uint8_t) (code << j/32*4); }
 
 // turbo_encode, with loops for threads
 template <typename block_t> static void encode_on_host(const float * x, block_t * y) {
     constexpr int LEVELS = turbo_traits<block_t>::LEVELS;
     const auto & table = table_of(y);
-    uint32_t v[QK_TURBO], key = 0, best_score = 0;
-    for (int j = 0; j < QK_TURBO; ++j) {
-        v[j] = turbo_sanitize_bits(x[j]);
-        key  = std::max(key, turbo_peak_key(v[j]));
-    }
+    uint32_t key = 0, best_score = 0;
+    for (int j = 0; j < QK_TURBO; ++j) { key = std::max(key, turbo_peak_key(turbo_sanitize_bits(x[j]))); }
     const turbo_peak peak = turbo_make_peak(key);
     turbo_value value[QK_TURBO];
-    for (int j = 0; j < QK_TURBO; ++j) {
-        value[j] = turbo_make_value<LEVELS>(v[j], peak);
-    }
+    for (int j = 0; j < QK_TURBO; ++j) { value[j] = turbo_make_value<LEVELS>(turbo_sanitize_bits(x[j]), peak); }
     turbo_sums sums[TURBO_LANES] = {};
     for (int c = 0; c < TURBO_LANES; ++c) {
-        for (int j = 0; j < QK_TURBO; ++j) {
-            turbo_add(sums[c], value[j], turbo_entry_at(table.cell[0] + c, value[j]));
+        for (const turbo_value & v : value) {
+            const int t = (int8_t) turbo_choose_entry(turbo_entry_at(table.cell, c, v.word), v.word);
+            sums[c].dot    += v.q*t;
+            sums[c].energy += t*t;
         }
         best_score = std::max(best_score, turbo_score(sums[c]));
     }
@@ -140,22 +130,23 @@ template <typename block_t> static void encode_on_host(const float * x, block_t 
     }
     memset(y, 0, sizeof(*y));
     if (!peak.zero) {
-        int code[QK_TURBO];
         for (int j = 0; j < QK_TURBO; ++j) {
-            code[j] = turbo_code<LEVELS>(value[j], turbo_entry_at(table.cell[0] + index, value[j]), table.book[index] >> 3);
+            put_code(y, j, turbo_code<LEVELS>(turbo_entry_at(table.cell, index, value[j].word), value[j].word, table.book[index] >> 3));
         }
-        put_codes(y, code);
         y->d = (uint16_t) turbo_make_scale(peak, best, table.book[index]);
     }
 }
 
-template <int TEAM, typename block_t>
-static __global__ void __launch_bounds__(TURBO_TEAMS*TEAM*TURBO_LANES) k_encode(const float * x, block_t * y, int n_blocks) {
-    __shared__ turbo_encode_shared<block_t> shared;
+// rows of D values; PER_BLOCK warps share a block, or one has a row if it is 1
+template <int D, int PER_BLOCK, typename block_t>
+static __global__ void k_encode(const float * x, block_t * y, int n_rows) {
+    constexpr int TEAM = PER_BLOCK == 1 ? 1 : turbo_team(D, PER_BLOCK), TEAMS = TEAM > 4 ? 1 : 2;
+    __shared__ turbo_encode_shared<block_t, TEAM*TEAMS> shared;
     turbo_encode_prepare(shared);
-    const int64_t i = min((int) (blockIdx.x*(blockDim.x/(TEAM*TURBO_LANES)) + threadIdx.x/(TEAM*TURBO_LANES)), n_blocks - 1);
-    const float * xi = x + i*QK_TURBO + threadIdx.x % TURBO_LANES;
-    turbo_encode<TEAM>(shared, xi[0], xi[TURBO_LANES], y + i);
+    const int64_t row = min((int) (blockIdx.x*TEAMS + threadIdx.x/(TEAM*TURBO_LANES)), n_rows - 1);
+    float v[D/32];
+    for (int i = 0; i < D/32; ++i) { v[i] = x[row*D + row_index<D>(threadIdx.x % TURBO_LANES, i)]; }
+    turbo_encode<D, TEAM>(shared, v, y + row*(D/QK_TURBO));
 }
 
 template <typename T> struct device_array {
@@ -171,8 +162,18 @@ template <typename T> struct device_array {
     }
 };
 
-template <int TEAM, typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks, int teams) {
-    k_encode<TEAM><<<(n_blocks + teams - 1)/teams, teams*TEAM*TURBO_LANES>>>(x, y, n_blocks);
+template <int D, int PER_BLOCK, typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks) {
+    constexpr int TEAM = PER_BLOCK == 1 ? 1 : turbo_team(D, PER_BLOCK), TEAMS = TEAM > 4 ? 1 : 2;
+    const int n_rows = n_blocks/(D/QK_TURBO);
+    k_encode<D, PER_BLOCK><<<(n_rows + TEAMS - 1)/TEAMS, TEAMS*TEAM*TURBO_LANES>>>(x, y, n_rows);
+}
+
+template <int D, typename block_t> static void encode_launch(const float * x, block_t * y, int n_blocks, int per_block) {
+    switch (per_block) {
+        case 1:  encode_launch<D, 1>(x, y, n_blocks); break;
+        case 2:  encode_launch<D, 2>(x, y, n_blocks); break;
+        default: encode_launch<D, 4>(x, y, n_blocks); break;
+    }
 }
 
 // NMSE of a block, of what the format can hold of it
@@ -189,21 +190,22 @@ template <typename block_t> static double nmse_of(const float * x, const block_t
 }
 
 // team: warps for a block, or 0: on the host
-template <typename block_t> static void check_encode(const floats & x, int team) {
-    const int n = (int) (x.size()/QK_TURBO);
+// rows of d values, each block by so many warps; 0: on the host
+template <typename block_t> static void check_encode(const floats & x, int d, int per_block) {
+    const int n = (int) (x.size()/d)*(d/QK_TURBO);
     std::vector<block_t> expected(n), made(n);
-    encode_ref(x.data(), expected.data(), (int64_t) x.size());
-    if (team == 0) {
+    encode_ref(x.data(), expected.data(), (int64_t) n*QK_TURBO);
+    if (per_block == 0) {
         for (int i = 0; i < n; ++i) {
             encode_on_host(&x[(size_t) i*QK_TURBO], &made[i]);
         }
     } else {
         const device_array<float> dx(x);
         const device_array<block_t> dy(n);
-        switch (team) {
-            case 1:  encode_launch<1>(dx.p, dy.p, n, TURBO_TEAMS); break;
-            case 2:  encode_launch<2>(dx.p, dy.p, n, TURBO_TEAMS); break;
-            default: encode_launch<4>(dx.p, dy.p, n, 2);
+        switch (d) {
+            case  64: encode_launch< 64>(dx.p, dy.p, n, per_block); break;
+            case 128: encode_launch<128>(dx.p, dy.p, n, per_block); break;
+            default:  encode_launch<256>(dx.p, dy.p, n, per_block); break;
         }
         CHECK(cudaDeviceSynchronize());
         made = dy.get(n);
@@ -220,7 +222,7 @@ template <typename block_t> static void check_encode(const floats & x, int team)
         }
     }
     const std::string more = differing ? "; their NMSE is the reference's times " + std::to_string(error/error_ref) : "";
-    verdict(std::string(name_of(made.data())) + " encode, " + (team == 0 ? "host" : "teams of " + std::to_string(team)), differing, n, more);
+    verdict(std::string(name_of(made.data())) + " encode, " + (per_block == 0 ? "host" : "rows of " + std::to_string(d) + ", warps for a block: " + std::to_string(per_block)), differing, n, more);
 }
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------
@@ -361,19 +363,22 @@ static double time_us(const std::function<void()> & call) {
 
 template <typename block_t> static void time_all() {
     const char * name = name_of((block_t *) nullptr);
-    const int64_t positions = 128*1024, heads = 8, nb_row = 2, n = positions*heads*nb_row;
+    const int64_t heads = 8, nb_row = 2, most = 128*1024*heads*nb_row;
     const auto pattern = every_scale<block_t>();
-    const device_array<block_t> dx((size_t) n);
-    for (int64_t i = 0; i < n; i += (int64_t) pattern.size()) {
-        CHECK(cudaMemcpy(dx.p + i, pattern.data(), std::min(pattern.size(), (size_t) (n - i))*sizeof(block_t), cudaMemcpyHostToDevice));
+    const device_array<block_t> dx((size_t) most);
+    for (int64_t i = 0; i < most; i += (int64_t) pattern.size()) {
+        CHECK(cudaMemcpy(dx.p + i, pattern.data(), std::min(pattern.size(), (size_t) (most - i))*sizeof(block_t), cudaMemcpyHostToDevice));
     }
-    const device_array<half> dy((size_t) n*QK_TURBO);
-    const double bytes = (double) n*(sizeof(block_t) + QK_TURBO*sizeof(half));
-    const double flat = time_us([&] { convert_cache_cont_cuda<block_t>(dx.p, dy.p, n*QK_TURBO, 0); });
-    const double view = time_us([&] { convert_cache_cuda<block_t>(dx.p, dy.p, 128, positions, heads, 1, nb_row*heads, nb_row, n, 0); });
-    const double copy = time_us([&] { CHECK(cudaMemcpyAsync(dy.p, dy.p + n*QK_TURBO/2, (size_t) n*QK_TURBO, cudaMemcpyDeviceToDevice)); });
-    printf("      %s to f16, 128K x 1024: flat %.1f us (%.2f TB/s), heads apart %.1f us (%.2f TB/s); a copy moves %.2f TB/s\n", name,
-           flat, bytes/flat*1e-6, view, bytes/view*1e-6, 2.0*n*QK_TURBO/copy*1e-6);
+    const device_array<half> dy((size_t) most*QK_TURBO);
+    for (int64_t positions : { 8, 32, 128 }) {
+        const int64_t n = positions*1024*heads*nb_row;
+        const double bytes = (double) n*(sizeof(block_t) + QK_TURBO*sizeof(half));
+        const double flat = time_us([&] { convert_cache_cuda<block_t>(dx.p, dy.p, 1024, positions*1024, 1, 1, nb_row*heads, 0, 0, 0); });
+        const double view = time_us([&] { convert_cache_cuda<block_t>(dx.p, dy.p, 128, positions*1024, heads, 1, nb_row*heads, nb_row, n, 0); });
+        const double copy = time_us([&] { CHECK(cudaMemcpyAsync(dy.p, dy.p + n*QK_TURBO/2, (size_t) n*QK_TURBO, cudaMemcpyDeviceToDevice)); });
+        printf("      %s to f16, %dK x 1024: rows %.1f us (%.2f TB/s), heads apart %.1f us (%.2f TB/s); a copy moves %.2f TB/s\n", name, (int) positions,
+               flat, bytes/flat*1e-6, view, bytes/view*1e-6, 2.0*n*QK_TURBO/copy*1e-6);
+    }
 
     std::mt19937 rng(3);
     std::normal_distribution<float> gauss;
@@ -383,17 +388,20 @@ template <typename block_t> static void time_all() {
         const device_array<float> df(x);
         const int blocks = tokens*16;
         const double t = time_us([&] { // a prompt has many blocks, a token few
-            if (tokens == 1) { encode_launch<4>(df.p, dx.p, blocks, 2); } else { encode_launch<1>(df.p, dx.p, blocks, TURBO_TEAMS); }
+            encode_launch<128>(df.p, dx.p, blocks, tokens == 1 ? 4 : 1);
         });
         printf("      %s encode, %d x 1024: %.2f us, %.2f ns a block\n", name, tokens, t, 1000*t/blocks);
     }
 }
 
 template <typename block_t> static void check_all(const floats & x, bool host) {
-    for (int team : host ? std::vector<int>{ 0 } : std::vector<int>{ 1, 2, 4 }) { check_encode<block_t>(x, team); }
     if (host) {
+        check_encode<block_t>(x, QK_TURBO, 0);
         check_look_up<block_t>();
     } else {
+        for (int d : { 64, 128, 256 }) {
+            for (int per_block : { 1, 2, 4 }) { check_encode<block_t>(x, d, per_block); }
+        }
         check_decode<block_t>();
     }
 }
