@@ -50,6 +50,22 @@ def test_chunks_are_separate_and_pool_to_the_whole(tmp_path: Path) -> None:
     assert kld_tokens.pooled(parts[:1])[0] == pytest.approx(0.02)
 
 
+def test_runs_are_means_of_32_tokens_in_each_chunk(tmp_path: Path) -> None:
+    content = values()
+    runs = read(tmp_path / "tokens", content).runs
+    assert [len(chunk) for chunk in runs] == [8] * CHUNKS  # 255 tokens: the last run has 31
+    table = content.reshape(CHUNKS, SCORED)
+    assert runs[1][0] == pytest.approx(table[1, :32].mean(), rel=1e-4)
+    assert runs[2][-1] == pytest.approx(table[2, 224:].mean(), rel=1e-4)
+
+
+def test_the_difference_of_two_paths_is_known_better_than_either() -> None:
+    one = ((0.1, 0.9, 0.2), (0.5, 0.1, 0.8))
+    other = ((0.11, 0.91, 0.21), (0.51, 0.11, 0.81))
+    assert kld_tokens.difference_error(one, other) == pytest.approx(0.0, abs=1e-12)
+    assert kld_tokens.difference_error(((0.0, 0.2),), ((0.1, 0.1),)) == pytest.approx(0.1)
+
+
 def test_the_fingerprint_tells_one_changed_token_from_none(tmp_path: Path) -> None:
     other = values()
     other[100] = np.nextafter(other[100], np.float32(1))

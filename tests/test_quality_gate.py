@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import statistics
 
 import pytest
 
@@ -33,18 +35,30 @@ def test_decode_equals_prefill_within_three_standard_errors(off: float, agrees: 
     assert compared.agrees is agrees
 
 
+def test_where_records_have_the_runs_of_tokens_the_error_is_that_of_their_differences() -> None:
+    hard_and_easy = (0.0001, 0.004, 0.0002, 0.0009)
+    prefill = kld_end("turbo4", kld=0.001, chunks=2, runs=(hard_and_easy, (9.0, 9.0, 9.0, 9.0)))
+    off = (0.00001, -0.00001, 0.00002, 0.0)
+    decode = kld_end(
+        "turbo4", path="decode", kld=0.00154, chunks=1, runs=(tuple(map(operator.add, hard_and_easy, off)),)
+    )
+    (compared,) = compare_paths(rows(prefill, decode))
+    assert compared.allowed == pytest.approx(3 * statistics.stdev(off) / 2)
+    assert not compared.agrees
+
+
 def test_what_the_decode_path_does_to_f16_is_allowed_on_top() -> None:
     (compared,) = compare_paths(both_paths(0.0015, floor=0.0003))
     assert compared.allowed == pytest.approx(ALLOWED + 0.0003)
 
 
 def test_a_fault_that_f16_shares_does_not_excuse_the_others() -> None:
-    assert allowed_difference(0.0, 0.0, 3.0) == 0.01
+    assert allowed_difference(0.0, 3.0) == 0.01
     assert faults(both_paths(2.0, floor=3.0))
 
 
 def test_a_floor_below_zero_takes_nothing_away() -> None:
-    assert allowed_difference(0.001, 0.0, -0.5) == 0.003
+    assert allowed_difference(0.001, -0.5) == 0.003
 
 
 def test_half_of_v_as_zeros_on_the_decode_path_is_a_fault_that_names_the_pair_and_both_figures() -> None:

@@ -67,6 +67,7 @@ def kld_end(
     kld: float = 0.000503,
     chunks: int = 2,
     fingerprint: str = "",
+    runs: tuple[tuple[float, ...], ...] = (),
 ) -> CellEnd:
     cell = Cell(
         kind=kind,
@@ -89,6 +90,7 @@ def kld_end(
             # The first chunk is worse than the others, so that comparing different chunks would show.
             chunks=tuple(part(256, 510, kld * (1.5 if n == 0 else 0.5), n=255) for n in range(chunks)),
             buckets=(part(256, 382, kld / 2), part(383, 510, kld * 1.5)),
+            runs=runs,
         ),
     )
     return cell_end(cell, outcome=Measured(measurement=measured, observed=observed(cell.pair), verdict=VERIFIED))

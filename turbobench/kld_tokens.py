@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from turbobench.errors import MeasurementError
 
 _BUCKETS = 4  # of a window: positions at n_ctx/2 and at n_ctx differ by an octave, which four parts resolve
+_RUN = 32  # tokens; by runs of them, and not by tokens, two paths are compared: records stay small
 _PRINTED = 2e-6  # the tool prints six decimals, and adds up in another order
 
 
@@ -37,11 +39,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenKld:
-    """What the values of single tokens tell. `fingerprint` is equal only for equal logits, token by token."""
+    """What the values of single tokens tell. `fingerprint` is equal only for equal logits, token by token.
+
+    `runs` are the means of 32 tokens after one another (the last of a chunk may have fewer), by chunk.
+    """
 
     fingerprint: str
     chunks: tuple[Part, ...]
     buckets: tuple[Part, ...]
+    runs: tuple[tuple[float, ...], ...]
 
 
 def read(path: Path, *, n_ctx: int, chunks: int, printed_mean: float) -> TokenKld:
@@ -79,6 +85,9 @@ def read(path: Path, *, n_ctx: int, chunks: int, printed_mean: float) -> TokenKl
         fingerprint=hashlib.sha256(values.tobytes()).hexdigest()[:16],
         chunks=tuple(_part(row, n_ctx // 2, per_chunk) for row in table),
         buckets=tuple(_part(table[:, lo:hi], n_ctx // 2 + lo, hi - lo) for lo, hi in itertools.pairwise(edges)),
+        runs=tuple(
+            tuple(round(float(row[at : at + _RUN].mean()), 7) for at in range(0, per_chunk, _RUN)) for row in table
+        ),
     )
 
 
@@ -91,6 +100,15 @@ def pooled(parts: list[dict[str, Any]]) -> tuple[float, float]:
         part["n"] * ((part["n"] - 1) * part["kld_err"] ** 2 + (part["kld_mean"] - mean) ** 2) for part in parts
     )
     return mean, float(np.sqrt(squares / (n * max(n - 1, 1))))
+
+
+def difference_error(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+    """Return the standard error of the difference of two means of the same tokens, given as `TokenKld.runs` has them.
+
+    What is a hard token for one path is one for the other, so this is less than their errors together.
+    """
+    differences = [a - b for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)]
+    return float(np.std(differences, ddof=1) / np.sqrt(len(differences)))
 
 
 def _part(values: npt.NDArray[np.float64], pos_lo: int, width: int) -> Part:

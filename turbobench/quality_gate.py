@@ -36,9 +36,9 @@ class PathComparison:
         return abs(self.decode - self.prefill) <= self.allowed
 
 
-def allowed_difference(prefill_err: float, decode_err: float, floor: float) -> float:
+def allowed_difference(err: float, floor: float) -> float:
     """Return by how much the KLD of two paths may differ: three standard errors, and what they do to f16 itself."""
-    return _STANDARD_ERRORS * math.hypot(prefill_err, decode_err) + min(max(floor, 0.0), _LARGEST_FLOOR)
+    return _STANDARD_ERRORS * err + min(max(floor, 0.0), _LARGEST_FLOOR)
 
 
 def compare_paths(rows: Sequence[Row]) -> list[PathComparison]:
@@ -54,7 +54,7 @@ def compare_paths(rows: Sequence[Row]) -> list[PathComparison]:
             chunks=row["chunks"],
             prefill=row["kld_prefill"],
             decode=row["kld_mean"],
-            allowed=allowed_difference(row["kld_prefill_err"], row["kld_err"], floors.get(_setting(row), 0.0)),
+            allowed=allowed_difference(_error(row), floors.get(_setting(row), 0.0)),
         )
         for row in decode
         if row["kind"] == "quality"
@@ -87,6 +87,12 @@ def faults(rows: Sequence[Row]) -> list[str]:
             for one, other in twins(rows)
         ),
     ]
+
+
+def _error(row: Row) -> float:
+    """Return the standard error of the difference, by pairs of tokens where the record has them."""
+    paired: float | None = row.get("kld_paths_err")
+    return math.hypot(row["kld_prefill_err"], row["kld_err"]) if paired is None else paired
 
 
 def _setting(row: Row) -> tuple[object, ...]:

@@ -3,7 +3,8 @@
 Schema history
 1  `sweep` (provenance of one run) and `cell` (one outcome of one cell in one round) records.
    A measured cell of a GPU has `device_mib_peak`, and a `sweep` on one names its `gpus`.
-   A `kld` measurement has had `fingerprint`, `chunks` and `buckets` since llama-perplexity writes single tokens.
+   A `kld` measurement has had `fingerprint`, `chunks` and `buckets` since llama-perplexity writes single tokens, and
+   `runs` since two paths are compared by them.
    A cell of kind `niah` has a measurement of that type: `trials`, from a prompt's id to whether the needle was found.
    The `cell` of a pair with a property has `center` or `unrotated`.
    A `sweep` has had `host` since a set may no longer be continued on another machine; one without counts as foreign.

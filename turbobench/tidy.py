@@ -32,7 +32,7 @@ EXTRA_COLUMNS = (
     *("unrotated", "kv_center_sha256", "n_ubatch", "pos_lo", "pos_hi", "kld_prefill", "kld_prefill_err"),
     *("keys", "needles", "needles_found_pct", "needles_f16_pct", "needles_lost", "needles_won", "needles_p", "verdict"),
     *("kld_p10", "kld_p05", "kld_p01", "kld_min", "rms_dp_err", "ppl_ratio_err", "ppl_base", "fingerprint"),
-    *("policy", "layer_types"),
+    *("policy", "layer_types", "kld_paths_err"),
 )
 # What a row of one range of positions cannot say, though its cell can.
 _MEASURED_COLUMNS = frozenset(field.name for field in dataclasses.fields(QualityStats)) | {"fingerprint"}
@@ -80,18 +80,19 @@ def rows(result_set: ResultSet) -> list[Row]:
     """Return one row for each cell: rounds and repetitions summarised, failures and skips with their reason.
 
     A KLD cell has more rows, of kind `bucket` and test `kld_bucket`: the same by position in the window (`pos_lo` to
-    `pos_hi`). One of the decode path has in `kld_prefill` what the prompt's path gave on the same chunks.
+    `pos_hi`). One of the decode path has in `kld_prefill` what the prompt's path gave on the same chunks, and in
+    `kld_paths_err` the standard error of the difference.
     """
     by_cell: dict[str, list[Record]] = defaultdict(list)
     for record in result_set.ends:
         by_cell[record["cell_id"]].append(record)
     medians = _round_medians(result_set.ends)
-    prefill = _prefill_chunks(result_set.ends)
+    prefill = _prefill(result_set.ends)
     references = _needle_references(result_set.ends)
     found: list[Row] = []
     for records in by_cell.values():
         row = _row(records, result_set.header, medians)
-        row |= _same_chunks(records[-1]["cell"], prefill) | _needles(records, references)
+        row |= _same_chunks(records[-1], prefill) | _needles(records, references)
         found += [row, *_bucket_rows(row, records)]
     return found
 
@@ -142,21 +143,27 @@ def _prompts(cell: Mapping[str, Any]) -> _Peer:
     )
 
 
-def _prefill_chunks(ends: Iterable[Record]) -> dict[_Peer, list[dict[str, Any]]]:
-    """Return the KLD of each chunk of every cell that was measured through the prompt's path."""
+def _prefill(ends: Iterable[Record]) -> dict[_Peer, Record]:
+    """Return the measurement of every cell that was measured through the prompt's path."""
     return {
-        _path_peer(record["cell"]): record["measurement"]["chunks"]
+        _path_peer(record["cell"]): record["measurement"]
         for record in ends
         if record["outcome"] == "measured" and record["cell"]["path"] == "prefill" and _has_tokens(record)
     }
 
 
-def _same_chunks(cell: Mapping[str, Any], prefill: Mapping[_Peer, list[dict[str, Any]]]) -> Row:
-    chunks = prefill.get(_path_peer(cell), []) if cell["test"] == "kld" and cell["path"] == "decode" else []
-    if len(chunks) < (cell["chunks"] or 0) or not chunks:
+def _same_chunks(record: Record, prefill: Mapping[_Peer, Record]) -> Row:
+    cell = record["cell"]
+    peer = prefill.get(_path_peer(cell)) if cell["test"] == "kld" and cell["path"] == "decode" else None
+    n = cell["chunks"] or 0
+    if not peer or not n or len(peer["chunks"]) < n:
         return {}
-    mean, error = kld_tokens.pooled(chunks[: cell["chunks"]])
-    return {"kld_prefill": mean, "kld_prefill_err": error}
+    mean, error = kld_tokens.pooled(peer["chunks"][:n])
+    found: Row = {"kld_prefill": mean, "kld_prefill_err": error}
+    runs = record["measurement"].get("runs") if record["outcome"] == "measured" else None
+    if runs and peer.get("runs"):  # sets of an older turbobench have none
+        found["kld_paths_err"] = kld_tokens.difference_error(runs, peer["runs"][:n])
+    return found
 
 
 def _path_peer(cell: Mapping[str, Any]) -> _Peer:

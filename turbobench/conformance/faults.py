@@ -62,8 +62,8 @@ def _swapped_in_cuda(library: str) -> Fault:
     return Fault(
         name="SET_ROWS writes turbo4's nibbles swapped",
         file="src/ggml-cuda/turbo-quants-encode.cuh",
-        pattern=r"\(code0 \| code1 << 4\)",
-        instead="(code1 | code0 << 4)",
+        pattern=r"codes \|= (__shfl_xor_sync\(0xffffffff, codes, 32/RUN, TURBO_LANES\)) << 4",
+        instead=r"codes = codes << 4 | \1",
         library=library,
         rebuilt=("/attention-rows.cu.o",),
         cases=("SET_ROWS turbo4",),
