@@ -23,7 +23,7 @@ constexpr int    SIMD_WIDTH     = 32;
 constexpr size_t STACK_BYTES    = 256*1024;
 constexpr size_t EXCHANGE_BYTES = 16; // a thread's, at a simdgroup operation
 
-enum class fiber_state { running, at_simdgroup, at_threadgroup, done };
+enum class fiber_state { running, at_simdgroup, at_threadgroup, polling, done };
 
 struct fiber {
     ucontext_t        context;
@@ -49,6 +49,17 @@ inline void wait(fiber_state state) {
     swapcontext(&f.context, &running->scheduler);
 }
 
+inline long polls_that_ended = 0;
+
+// until `there` says so: something that other threads do, or what `arrivals` brings
+inline void wait_until(const std::function<bool()> & there) {
+    while (!there()) { wait(fiber_state::polling); }
+    ++polls_that_ended;
+}
+
+// What comes by itself, at last when no thread can go on: copies on their way. Says whether anything came.
+inline std::function<bool()> arrivals = [] { return false; };
+
 inline void wait_for_simdgroup()   { wait(fiber_state::at_simdgroup); }
 inline void wait_for_threadgroup() { wait(fiber_state::at_threadgroup); }
 
@@ -66,7 +77,7 @@ inline void fiber_main() {
 inline void run_simdgroup(threadgroup_run & group, int first, int last) {
     for (;;) {
         uint32_t waiting = 0;
-        bool     ahead   = false;
+        bool     ahead   = false, polls = false;
         for (int t = last; t-- > first; ) {
             fiber & f = group.fibers[t];
             if (f.state == fiber_state::running) {
@@ -75,8 +86,9 @@ inline void run_simdgroup(threadgroup_run & group, int first, int last) {
             }
             waiting |= f.state == fiber_state::at_simdgroup ? 1u << (t - first) : 0;
             ahead   |= f.state == fiber_state::at_threadgroup;
+            polls   |= f.state == fiber_state::polling;
         }
-        if (waiting == 0) {
+        if (waiting == 0 || polls) {
             return;
         }
         if (ahead) {
@@ -92,25 +104,40 @@ inline void run_simdgroup(threadgroup_run & group, int first, int last) {
     }
 }
 
+inline int count(const threadgroup_run & group, fiber_state state) {
+    int n = 0;
+    for (const fiber & f : group.fibers) { n += f.state == state; }
+    return n;
+}
+
+inline void go_on(threadgroup_run & group, fiber_state from) {
+    for (fiber & f : group.fibers) {
+        if (f.state == from) { f.state = fiber_state::running; }
+    }
+}
+
 inline void run_threadgroup(threadgroup_run & group) {
     const int n = (int) group.fibers.size();
-    for (;;) {
-        int done = 0;
+    for (long ended = -1;;) {
         for (int first = 0; first < n; first += SIMD_WIDTH) {
             run_simdgroup(group, first, first + SIMD_WIDTH < n ? first + SIMD_WIDTH : n);
         }
-        for (const fiber & f : group.fibers) {
-            done += f.state == fiber_state::done;
-        }
+        const int done = count(group, fiber_state::done), polling = count(group, fiber_state::polling);
         if (done == n) {
             return;
+        }
+        if (polling > 0) { // if none could go on since they were asked last, what is on its way arrives
+            if (ended == polls_that_ended && !arrivals()) {
+                fail("threads wait for what nobody brings; threads", polling);
+            }
+            ended = polls_that_ended;
+            go_on(group, fiber_state::polling);
+            continue;
         }
         if (done != 0) {
             fail("a threadgroup barrier that some threads never reach, for they are done; threads", done);
         }
-        for (fiber & f : group.fibers) {
-            f.state = fiber_state::running;
-        }
+        go_on(group, fiber_state::at_threadgroup);
     }
 }
 

@@ -1,7 +1,7 @@
 // Checks and times fattn-decode-kernel.cuh alone, on random packed K/V: build with
 //   nvcc -O3 -std=c++17 -arch=sm_90 -use_fast_math -I ggml_kernels/common -I ggml_kernels/cuda tests/native/cuda/fattn_harness.cu
 // (or -gencode arch=compute_80,code=compute_80 for the path without bulk copies). "check" leaves out the timing (for
-// compute-sanitizer), "profile" does nothing but one kernel. The check is against float64 on the host; the timing rotates over more caches than the L2 holds.
+// compute-sanitizer), "small" is for a CPU that runs the threads one by one (tests/cuda_host), "profile" does nothing but one kernel. The check is against float64 on the host; the timing rotates over more caches than the L2 holds.
 
 #include <cstdint>
 
@@ -217,6 +217,16 @@ template <typename LK, typename LV> static void check_pair() {
     run< 64, LK, LV, 2, 0>({   77, 5, 6, 2, false, false, 0.0f, 8.0f }, true, 1);
 }
 
+// blocks with one tile and with more than there are stages, whole runs of bytes and rows, what the launch ahead stores late
+template <typename LK, typename LV> static void check_small() {
+    run<128, LK, LV, 1, 8>({ 200, 8, 4, 1, true,  true,  0.0f, 0.0f, 1 }, true, 1);
+    run<128, LK, LV, 1, 8>({ 300, 8, 4, 1, true,  false, 0.0f, 0.0f, 2, true }, true, 1);
+    run<128, LK, LV, 1, 0>({ 300, 4, 4, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
+    run< 64, LK, LV, 2, 0>({ 300, 2, 5, 3, true,  true,  0.0f, 0.0f, 1 }, true, 1);
+    run< 64, LK, LV, 1, 0>({ 333, 3, 3, 1, true,  false, 0.0f, 0.0f, 1 }, true, 1);
+    run<256, LK, LV, 1, 0>({ 333, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
+}
+
 template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
     run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f }, false, sets);
 }
@@ -226,6 +236,14 @@ int main(int argc, char ** argv) {
     if (!strcmp(only, "profile")) {
         time_pair<128, load_turbo3, load_turbo3, 8>(8, 4, 1);
         return 0;
+    }
+    if (!strcmp(only, "small")) {
+        check_small<load_turbo3, load_turbo3>();
+        check_small<load_q8_0,   load_turbo4>();
+        check_small<load_turbo4, load_f16>();
+        check_small<load_f16,    load_q5_0>();
+        printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
+        return failures != 0;
     }
     check_pair<load_turbo3, load_turbo3>();
     check_pair<load_q8_0,   load_turbo4>();

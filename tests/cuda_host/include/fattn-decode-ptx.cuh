@@ -1,0 +1,225 @@
+// Stands in for ours of the same name, where kernels run on the CPU: what warps do together, by what PTX says of each instruction,
+// and copies that arrive when it is hardest: at once (EARLY_COPIES), or when they are waited for and nobody can go on without them.
+#pragma once
+
+#include "common.cuh"
+
+#define FATTN_DECODE_AVAILABLE
+
+alignas(1024) inline char shared_memory[256*1024];
+
+inline uint32_t shared_address(const void * p) { return (uint32_t) ((const char *) p - shared_memory); }
+
+inline uint32_t pack_half2(float lo, float hi) {
+    const half2 h = make_half2(lo, hi);
+    uint32_t u;
+    memcpy(&u, &h, 4);
+    return u;
+}
+
+inline float half_at(const char * p) {
+    half h;
+    memcpy(&h, p, 2);
+    return (float) h;
+}
+
+// ---- matrices -------------------------------------------------------------------------------------------------------------
+
+struct fragment_a { uint32_t reg[4]; };
+struct fragment_b { uint32_t reg[2]; };
+
+inline void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    fragment_a all_a[WARP_SIZE]; // of an exchange, no more than the next one may begin before it is read
+    const auto x = host::exchange(fragment_a{ a[0], a[1], a[2], a[3] });
+    for (int l = 0; l < WARP_SIZE; ++l) { all_a[l] = x.at(l); }
+    const auto all_b = host::exchange(fragment_b{ b0, b1 });
+    for (int i = 0; i < 4; ++i) {
+        const int row = x.lane/4 + 8*(i/2), column = x.lane%4*2 + i%2;
+        for (int k = 0; k < 16; ++k) {
+            const fragment_b of_b = all_b.at(column*4 + k%8/2);
+            c[i] += half_at((const char *) &all_a[row%8*4 + k%8/2].reg[k/8*2 + row/8] + k%2*2)*half_at((const char *) &of_b.reg[k/8] + k%2*2);
+        }
+    }
+}
+
+template <bool transposed> void load_four_matrices(uint32_t (&a)[4], uint32_t row) {
+    if (row % 16 != 0) { host::fail("ldmatrix of an address that is not aligned", (int) row); }
+    const auto rows = host::exchange(row);
+    for (int m = 0; m < 4; ++m) {
+        for (int i = 0; i < 2; ++i) {
+            const int r = transposed ? rows.lane%4*2 + i : rows.lane/4, c = transposed ? rows.lane/4 : rows.lane%4*2 + i;
+            memcpy((char *) &a[m] + 2*i, shared_memory + rows.at(8*m + r) + 2*c, 2);
+        }
+    }
+}
+
+inline void load_matrices(uint32_t (&a)[4], uint32_t row)            { load_four_matrices<false>(a, row); }
+inline void load_matrices_transposed(uint32_t (&a)[4], uint32_t row) { load_four_matrices<true>(a, row); }
+
+inline void load_matrices(uint32_t (&a)[4], const char * row)            { load_matrices(a, shared_address(row)); }
+inline void load_matrices_transposed(uint32_t (&a)[4], const char * row) { load_matrices_transposed(a, shared_address(row)); }
+
+inline void mma_int8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    fragment_a all_a[WARP_SIZE];
+    const auto x = host::exchange(fragment_a{ a0, a1, a2, a3 });
+    for (int l = 0; l < WARP_SIZE; ++l) { all_a[l] = x.at(l); }
+    const auto all_b = host::exchange(fragment_b{ b0, b1 });
+    for (int i = 0; i < 4; ++i) {
+        const int row = x.lane/4 + 8*(i/2), column = x.lane%4*2 + i%2;
+        for (int k = 0; k < 32; ++k) {
+            const fragment_b of_b = all_b.at(column*4 + k%16/4);
+            c[i] += (int8_t) (all_a[row%8*4 + k%16/4].reg[k/16*2 + row/8] >> 8*(k%4))*(int8_t) (of_b.reg[k/16] >> 8*(k%4));
+        }
+    }
+}
+
+inline uint32_t transpose_8x8(uint32_t v) {
+    const auto x = host::exchange(v);
+    uint32_t r = 0;
+    for (int i = 0; i < 2; ++i) { r |= (x.at((x.lane%4*2 + i)*4 + x.lane/8) >> 16*(x.lane/4%2) & 0xffff) << 16*i; }
+    return r;
+}
+
+// prmt without a mode
+inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+    const uint64_t bytes = (uint64_t) b << 32 | a;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t s = selector >> 4*i & 15, byte = (uint32_t) (bytes >> 8*(s & 7)) & 0xff;
+        r |= (s & 8 ? (byte & 0x80 ? 0xffu : 0u) : byte) << 8*i;
+    }
+    return r;
+}
+
+// ---- copies and their barriers --------------------------------------------------------------------------------------------
+
+struct copy_barrier {
+    uint32_t count, pending;
+    int64_t  bytes; // announced and not there
+    uint32_t phase;
+
+    void step() {
+        if (pending == 0 && bytes == 0) {
+            phase ^= 1;
+            pending = count;
+        }
+    }
+    void arrive() {
+        if (pending == 0) { host::fail("an arrival too many at a barrier of", (int) count); }
+        --pending;
+        step();
+    }
+};
+
+typedef std::vector<std::function<void()>> things_to_do;
+
+inline std::map<const uint64_t *, copy_barrier> barriers;
+inline std::map<int, std::vector<things_to_do>> copies_of_thread; // in groups
+inline things_to_do on_their_way;                                 // that no thread can wait for but by a barrier
+
+inline void forget_block() {
+    if (!on_their_way.empty()) { host::fail("copies that nobody waited for", (int) on_their_way.size()); }
+    barriers.clear();
+    copies_of_thread.clear();
+    host::arrivals = [] {
+        things_to_do now;
+        std::swap(now, on_their_way);
+        for (size_t i = now.size(); i-- > 0; ) { now[i](); } // the last first
+        return !now.empty();
+    };
+}
+
+inline things_to_do & copies_of_this_thread() {
+    auto & groups = copies_of_thread[host::running->current];
+    if (groups.empty()) { groups.emplace_back(); }
+    return groups.back();
+}
+
+template <int BYTES> void copy_or_clear(uint32_t dst, const void * src, int there = BYTES) {
+    if (dst % BYTES != 0 || (uintptr_t) src % BYTES != 0) { host::fail("a copy that is not aligned", (int) dst); }
+    const auto copy = [=] {
+        memcpy(shared_memory + dst, src, (size_t) there);
+        memset(shared_memory + dst + there, 0, (size_t) (BYTES - there));
+    };
+#ifdef EARLY_COPIES
+    copy();
+#else
+    copies_of_this_thread().push_back(copy);
+#endif
+}
+
+template <int BYTES> void copy_or_clear(void * dst, const void * src, int there = BYTES) { copy_or_clear<BYTES>(shared_address(dst), src, there); }
+
+inline void copy_16(uint32_t dst, const void * src) { copy_or_clear<16>(dst, src); }
+inline void copy_16(void * dst, const void * src)   { copy_or_clear<16>(dst, src); }
+
+inline void commit_copies() {
+    copies_of_this_thread();
+    copies_of_thread[host::running->current].emplace_back();
+}
+
+// the last of the groups is the one that is not committed
+template <int N> void wait_for_copies() {
+    auto & groups = copies_of_thread[host::running->current];
+    while ((int) groups.size() > (N == 0 ? 0 : N + 1)) {
+        for (const auto & copy : groups.front()) { copy(); }
+        groups.erase(groups.begin());
+    }
+}
+
+inline void barrier_init(uint64_t * b, uint32_t arrivals) { barriers[b] = { arrivals, arrivals, 0, 0 }; }
+
+inline void barrier_arrive(uint64_t * b) { barriers.at(b).arrive(); }
+
+inline void barrier_wait(uint64_t * b, uint32_t parity) {
+    host::wait_until([=] { return barriers.at(b).phase != parity; });
+}
+
+inline void barrier_arrive_after_copies(uint64_t * b) {
+    auto & groups = copies_of_thread[host::running->current];
+    things_to_do mine;
+    for (auto & group : groups) { mine.insert(mine.end(), group.begin(), group.end()); }
+    groups.clear();
+    const auto arrive = [=] {
+        for (const auto & copy : mine) { copy(); }
+        barrier_arrive(b);
+    };
+#ifdef EARLY_COPIES
+    arrive();
+#else
+    on_their_way.push_back(arrive);
+#endif
+}
+
+#ifdef BULK_COPIES
+#define FATTN_DECODE_BULK_COPY
+inline void barrier_expect(uint64_t * b, uint32_t bytes) {
+    barriers.at(b).bytes += bytes;
+    barriers.at(b).arrive();
+}
+
+inline void copy_bulk(void * dst, const void * src, uint32_t bytes, uint64_t * b) {
+    if (shared_address(dst) % 16 != 0 || (uintptr_t) src % 16 != 0 || bytes % 16 != 0) { host::fail("a bulk copy that is not aligned", (int) bytes); }
+    const auto copy = [=] {
+        memcpy(dst, src, bytes);
+        barriers.at(b).bytes -= bytes;
+        barriers.at(b).step();
+    };
+#ifdef EARLY_COPIES
+    copy();
+#else
+    on_their_way.push_back(copy);
+#endif
+}
+#endif // BULK_COPIES
+
+// ---- kernels one after the other ------------------------------------------------------------------------------------------
+
+inline std::function<void()> kernel_ahead = [] {}; // what it stores, late
+
+inline void fattn_decode_wait_for_predecessor() {
+    kernel_ahead();
+    kernel_ahead = [] {};
+}
+
+inline void fattn_decode_let_successor_start() {}
