@@ -117,6 +117,8 @@ inline std::map<const uint64_t *, copy_barrier> barriers;
 inline std::map<int, std::vector<things_to_do>> copies_of_thread; // in groups
 inline things_to_do on_their_way;                                 // that no thread can wait for but by a barrier
 
+inline std::function<void()> kernel_ahead;                       // what it stores, or nothing
+
 inline void forget_block() {
     if (!on_their_way.empty()) { host::fail("copies that nobody waited for", (int) on_their_way.size()); }
     barriers.clear();
@@ -124,6 +126,7 @@ inline void forget_block() {
     host::arrivals = [] {
         things_to_do now;
         std::swap(now, on_their_way);
+        if (now.empty() && kernel_ahead) { std::swap(now.emplace_back(), kernel_ahead); } // after copies that should have waited for it
         for (size_t i = now.size(); i-- > 0; ) { now[i](); } // the last first
         return !now.empty();
     };
@@ -215,11 +218,8 @@ inline void copy_bulk(void * dst, const void * src, uint32_t bytes, uint64_t * b
 
 // ---- kernels one after the other ------------------------------------------------------------------------------------------
 
-inline std::function<void()> kernel_ahead = [] {}; // what it stores, late
-
 inline void fattn_decode_wait_for_predecessor() {
-    kernel_ahead();
-    kernel_ahead = [] {};
+    host::wait_until([] { return !kernel_ahead; });
 }
 
 inline void fattn_decode_let_successor_start() {}

@@ -217,14 +217,12 @@ template <typename LK, typename LV> static void check_pair() {
     run< 64, LK, LV, 2, 0>({   77, 5, 6, 2, false, false, 0.0f, 8.0f }, true, 1);
 }
 
-// blocks with one tile and with more than there are stages, whole runs of bytes and rows, what the launch ahead stores late
+// more tiles than there are stages; a token's rows and queries that the launch ahead stores late; whole runs of bytes; softcap
 template <typename LK, typename LV> static void check_small() {
     run<128, LK, LV, 1, 8>({ 200, 8, 4, 1, true,  true,  0.0f, 0.0f, 1 }, true, 1);
-    run<128, LK, LV, 1, 8>({ 300, 8, 4, 1, true,  false, 0.0f, 0.0f, 2, true }, true, 1);
-    run<128, LK, LV, 1, 0>({ 300, 4, 4, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
+    run<128, LK, LV, 1, 8>({  60, 8, 4, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
     run< 64, LK, LV, 2, 0>({ 300, 2, 5, 3, true,  true,  0.0f, 0.0f, 1 }, true, 1);
-    run< 64, LK, LV, 1, 0>({ 333, 3, 3, 1, true,  false, 0.0f, 0.0f, 1 }, true, 1);
-    run<256, LK, LV, 1, 0>({ 333, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
+    run<256, LK, LV, 1, 0>({ 150, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
 }
 
 template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
@@ -240,7 +238,6 @@ int main(int argc, char ** argv) {
     if (!strcmp(only, "small")) {
         check_small<load_turbo3, load_turbo3>();
         check_small<load_q8_0,   load_turbo4>();
-        check_small<load_turbo4, load_f16>();
         check_small<load_f16,    load_q5_0>();
         printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
         return failures != 0;
