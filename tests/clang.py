@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 _NEWEST = 30
+OLDEST_WITH_HALVES = 16  # the first with arithmetic in _Float16 on every machine of interest
 
 
 def clang_for(purpose: str, oldest: int) -> str:

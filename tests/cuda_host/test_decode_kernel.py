@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clang import clang_for
+from tests.clang import OLDEST_WITH_HALVES, clang_for
 from tests.cuda_host.cuda_to_cpp import harness, kernels
 from turbobench import stack
 from turbobench.paths import kernels_dir
@@ -22,7 +22,6 @@ from turbobench.source import fetch, load_pin
 pytestmark = pytest.mark.build  # needs llama.cpp's headers
 
 _TESTS = Path(__file__).parent.parent
-_OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
 _KERNELS = (
     *("attention-row", "turbo-quants-decode", "fattn-decode-kernel", "fattn-decode-columns", "fattn-decode-combine"),
     *("fattn-decode-place", "fattn-decode-ring", "fattn-decode-scores", "fattn-decode-values", "fattn-decode-loaders"),
@@ -40,7 +39,7 @@ WAYS = {
 
 def _run(out: Path, way: str, *faults: tuple[str, str, str]) -> subprocess.CompletedProcess[str]:
     """Compile the harness and run its small cases. A fault is (header, text, what replaces it)."""
-    clang = clang_for("the decode kernel as C++", _OLDEST_CLANG)
+    clang = clang_for("the decode kernel as C++", OLDEST_WITH_HALVES)
     ggml = stack.apply(fetch(load_pin())).path / "ggml"
     for name in _KERNELS:
         source = kernels((kernels_dir() / "cuda" / f"{name}.cuh").read_text("utf-8"))

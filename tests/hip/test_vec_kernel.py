@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clang import clang_for
+from tests.clang import OLDEST_WITH_HALVES, clang_for
 from turbobench import stack
 from turbobench.paths import kernels_dir
 from turbobench.source import fetch, load_pin
@@ -20,7 +20,6 @@ from turbobench.source import fetch, load_pin
 pytestmark = [pytest.mark.hip, pytest.mark.build]  # needs llama.cpp's sources, though nothing of it is built
 
 _TESTS = Path(__file__).parent.parent
-_OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
 
 # each file up to the line where its host code begins, which is not C++
 _KERNEL_ENDS = {
@@ -46,7 +45,7 @@ def _run(*command: str) -> None:
 
 def _results(out: Path, form: str, *faults: tuple[str, str, str]) -> dict[str, str]:
     """Compile and run check_vec.cpp; return `ok` or `WRONG` by case. A fault is (file, text, what replaces it)."""
-    clang = clang_for("the vec kernel as C++", _OLDEST_CLANG)
+    clang = clang_for("the vec kernel as C++", OLDEST_WITH_HALVES)
     ggml = stack.apply(fetch(load_pin())).path / "ggml"
     for name, end in _KERNEL_ENDS.items():
         source = (ggml / "src" / "ggml-cuda" / name).read_text("utf-8")

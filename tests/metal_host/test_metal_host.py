@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clang import clang_for
+from tests.clang import OLDEST_WITH_HALVES, clang_for
 from tests.metal_host.msl_to_cpp import convert_folder
 from turbobench import stack
 from turbobench.paths import kernels_dir
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.metal, pytest.mark.build]  # needs llama.cpp's own ker
 
 _HERE = Path(__file__).parent
 HEAD_SIZES = (64, 128, 256)  # as check_attention.cpp has them; all sizes would compile for minutes
-_OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def workshop() -> Workshop:
-    clang = clang_for("the Metal kernels as C++", _OLDEST_CLANG)
+    clang = clang_for("the Metal kernels as C++", OLDEST_WITH_HALVES)
     return Workshop(clang=clang, tree=stack.apply(fetch(load_pin())).path / "ggml" / "src")
 
 

@@ -18,8 +18,6 @@ inline dim place_of_thread() {
 
 inline void __syncwarp() { host::wait_for_simdgroup(); }
 
-template <typename T> T __shfl_sync(unsigned, T v, int lane, int = WARP_SIZE) { return host::exchange(v).at(lane); }
-
 inline unsigned __ballot_sync(unsigned, int v) {
     const auto x = host::exchange(v);
     unsigned r = 0;
@@ -32,8 +30,6 @@ inline bool __all_sync(unsigned m, int v) { return __ballot_sync(m, v) == ~0u; }
 
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return { x, y, z, w }; }
 inline int   __float2int_rn(float x)                                     { return (int) rintf(x); }
-inline int   __clz(int x)                                                { return x == 0 ? 32 : __builtin_clz((unsigned) x); }
 inline float rsqrtf(float x)                                             { return 1.0f/sqrtf(x); }
 inline half2 __hadd2(half2 a, half2 b)                                   { return a + b; }
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t n) { return (uint32_t) (((uint64_t) high << 32 | low) >> (n & 31)); }
-inline float __fdividef(float a, float b)                                { return a/b; }

@@ -28,18 +28,27 @@ inline float half_at(const char * p) {
 struct fragment_a { uint32_t reg[4]; };
 struct fragment_b { uint32_t reg[2]; };
 
-inline void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+// c += A*B, 16 by 8, of values of which PER are in a register
+template <int PER, typename T, typename F> void multiply(T (&c)[4], const fragment_a & a, const fragment_b & b, F value) {
     fragment_a all_a[WARP_SIZE]; // of an exchange, no more than the next one may begin before it is read
-    const auto x = host::exchange(fragment_a{ a[0], a[1], a[2], a[3] });
+    const auto x = host::exchange(a);
     for (int l = 0; l < WARP_SIZE; ++l) { all_a[l] = x.at(l); }
-    const auto all_b = host::exchange(fragment_b{ b0, b1 });
+    const auto all_b = host::exchange(b);
     for (int i = 0; i < 4; ++i) {
         const int row = x.lane/4 + 8*(i/2), column = x.lane%4*2 + i%2;
-        for (int k = 0; k < 16; ++k) {
-            const fragment_b of_b = all_b.at(column*4 + k%8/2);
-            c[i] += half_at((const char *) &all_a[row%8*4 + k%8/2].reg[k/8*2 + row/8] + k%2*2)*half_at((const char *) &of_b.reg[k/8] + k%2*2);
+        for (int k = 0; k < 8*PER; ++k) {
+            const int lane = k%(4*PER)/PER, half = k/(4*PER);
+            c[i] += value(all_a[row%8*4 + lane].reg[2*half + row/8], k%PER)*value(all_b.at(column*4 + lane).reg[half], k%PER);
         }
     }
+}
+
+inline void mma_half(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    multiply<2>(c, { a[0], a[1], a[2], a[3] }, { b0, b1 }, [](uint32_t reg, int i) { return half_at((const char *) &reg + 2*i); });
+}
+
+inline void mma_int8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    multiply<4>(c, { a0, a1, a2, a3 }, { b0, b1 }, [](uint32_t reg, int i) { return (int) (int8_t) (reg >> 8*i); });
 }
 
 template <bool transposed> void load_four_matrices(uint32_t (&a)[4], uint32_t row) {
@@ -58,20 +67,6 @@ inline void load_matrices_transposed(uint32_t (&a)[4], uint32_t row) { load_four
 
 inline void load_matrices(uint32_t (&a)[4], const char * row)            { load_matrices(a, shared_address(row)); }
 inline void load_matrices_transposed(uint32_t (&a)[4], const char * row) { load_matrices_transposed(a, shared_address(row)); }
-
-inline void mma_int8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    fragment_a all_a[WARP_SIZE];
-    const auto x = host::exchange(fragment_a{ a0, a1, a2, a3 });
-    for (int l = 0; l < WARP_SIZE; ++l) { all_a[l] = x.at(l); }
-    const auto all_b = host::exchange(fragment_b{ b0, b1 });
-    for (int i = 0; i < 4; ++i) {
-        const int row = x.lane/4 + 8*(i/2), column = x.lane%4*2 + i%2;
-        for (int k = 0; k < 32; ++k) {
-            const fragment_b of_b = all_b.at(column*4 + k%16/4);
-            c[i] += (int8_t) (all_a[row%8*4 + k%16/4].reg[k/16*2 + row/8] >> 8*(k%4))*(int8_t) (of_b.reg[k/16] >> 8*(k%4));
-        }
-    }
-}
 
 inline uint32_t transpose_8x8(uint32_t v) {
     const auto x = host::exchange(v);
