@@ -47,15 +47,20 @@ static __device__ __forceinline__ uint32_t transpose_8x8(uint32_t x) {
     return y;
 }
 
-static __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], const char * row) {
+// row: an address in shared memory
+static __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(shared_address(row)));
+        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(row));
 }
 
-static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&a)[4], const char * row) {
+static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&a)[4], uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(shared_address(row)));
+        : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(row));
 }
+
+static __device__ __forceinline__ void load_matrices(uint32_t (&a)[4], const char * row) { load_matrices(a, shared_address(row)); }
+
+static __device__ __forceinline__ void load_matrices_transposed(uint32_t (&a)[4], const char * row) { load_matrices_transposed(a, shared_address(row)); }
 
 // ---- asynchronous copies and their barriers -----------------------------------------------------------------------------
 
@@ -77,9 +82,11 @@ static __device__ __forceinline__ void barrier_wait(uint64_t * b, uint32_t phase
 #endif
 }
 
-static __device__ __forceinline__ void copy_16(void * dst, const void * src) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared_address(dst)), "l"(src) : "memory");
+static __device__ __forceinline__ void copy_16(uint32_t dst, const void * src) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(dst), "l"(src) : "memory");
 }
+
+static __device__ __forceinline__ void copy_16(void * dst, const void * src) { copy_16(shared_address(dst), src); }
 
 // BYTES (4, 8 or 16), of which all but the first `there` become zeros
 template <int BYTES> static __device__ __forceinline__ void copy_or_clear(void * dst, const void * src, int there = BYTES) {

@@ -1,0 +1,121 @@
+// fattn-prompt-kernel.cuh, thread by thread on the CPU, against float64.
+
+#include "fattn-prompt-kernel.cuh"
+
+#include "checks.h"
+
+constexpr double TOLERANCE = 2e-3; // of the largest output: weights and queries are halves
+
+struct shape {
+    const char * name;
+    int heads_kv, gqa, tokens, n_kv, splits;
+    bool sinks, limits; // limits: KV_max, of each block's tokens
+
+    int heads() const { return heads_kv*gqa; }
+};
+
+struct input {
+    std::vector<float> q;           // [head][token][value]
+    std::vector<half>  k, v;        // [position][head][value]
+    std::vector<half>  mask;        // [token][position]
+    std::vector<float> sinks;       // [head]
+};
+
+static std::vector<half> halves(const std::vector<float> & x) { return std::vector<half>(x.begin(), x.end()); }
+
+// a prompt at the end of the cache: each token sees all up to itself, some positions less (as no cache's mask says)
+static input make_input(const shape & s, int D) {
+    input in = { host::normal_values((size_t) s.heads()*s.tokens*D, 1), halves(host::normal_values((size_t) s.n_kv*s.heads_kv*D, 2)),
+        halves(host::normal_values((size_t) s.n_kv*s.heads_kv*D, 3)), {}, host::normal_values((size_t) s.heads(), 4) };
+    for (float & x : in.q) { x = (float) (half) (2*x); }
+    for (int t = 0; t < s.tokens; ++t) {
+        for (int i = 0; i < s.n_kv; ++i) { in.mask.push_back(i > s.n_kv - 40 - s.tokens + t ? (half) -INFINITY : (half) (t == 5 && i % 9 == 4 ? -1.5f : 0.0f)); }
+    }
+    return in;
+}
+
+static std::vector<double> reference(const shape & s, const input & in, int D) {
+    std::vector<double> out((size_t) s.tokens*s.heads()*D);
+    for (int h = 0; h < s.heads(); ++h) {
+        for (int t = 0; t < s.tokens; ++t) {
+            double * y = &out[((size_t) t*s.heads() + h)*D];
+            double total = s.sinks ? exp(in.sinks[h]) : 0.0;
+            for (int i = 0; i < s.n_kv; ++i) {
+                const size_t row = ((size_t) i*s.heads_kv + h/s.gqa)*D;
+                double dot = 0;
+                for (int d = 0; d < D; ++d) { dot += (double) in.q[((size_t) h*s.tokens + t)*D + d]*(double) in.k[row + d]; }
+                const double p = exp(dot/sqrt((double) D) + (double) in.mask[(size_t) t*s.n_kv + i]);
+                total += p;
+                for (int d = 0; d < D; ++d) { y[d] += p*(double) in.v[row + d]; }
+            }
+            for (int d = 0; d < D; ++d) { y[d] /= total; }
+        }
+    }
+    return out;
+}
+
+// the launch, and what flash_attn_combine_results does with the parts of the splits
+template <int D, int COLUMNS>
+static std::vector<double> run(const shape & s, const input & in) {
+    constexpr int TOKENS = FATTN_PROMPT_ROWS/COLUMNS;
+    const int heads = s.heads(), nb01 = D*4, nb02 = s.tokens*nb01, nb12 = D*2, nb11 = s.heads_kv*nb12;
+    std::vector<float>  parts((size_t) s.tokens*heads*s.splits*D, NAN);
+    std::vector<float2> meta((size_t) s.tokens*heads*s.splits);
+    blockDim = { WARP_SIZE, FATTN_PROMPT_WARPS, 1 };
+    gridDim  = { (unsigned) (s.tokens + TOKENS - 1)/TOKENS, (unsigned) s.splits, (unsigned) ((s.gqa + COLUMNS - 1)/COLUMNS*s.heads_kv) };
+    std::vector<int> limits;
+    for (unsigned i = 0; i < gridDim.x; ++i) { // in tiles
+        const int seen = s.n_kv - 40 - s.tokens + std::min((int) (i + 1)*TOKENS, s.tokens);
+        limits.push_back((seen + FATTN_PROMPT_TILE - 1)/FATTN_PROMPT_TILE*FATTN_PROMPT_TILE);
+    }
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z) {
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) {
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+                memset(shared_memory, 0xff, sizeof(shared_memory)); // NaN: a GPU does not clear it
+                forget_block();
+                host::launch(metal::uint3(1, 1, 1), metal::uint3(WARP_SIZE, FATTN_PROMPT_WARPS, 1), 16, [&](const host::thread_place &) {
+                    k_fattn_prompt<D, COLUMNS>((const char *) in.q.data(), (const char *) in.k.data(), (const char *) in.v.data(),
+                        (const char *) in.mask.data(), s.sinks ? (const char *) in.sinks.data() : nullptr, s.limits ? limits.data() : nullptr, parts.data(), meta.data(),
+                        1/sqrtf((float) D), 0, 1, 1, 1, 0.0f, D, uint3{ 0, 0, (uint32_t) s.tokens }, heads, 1, nb01, nb02, heads*nb02,
+                        D, s.n_kv, s.heads_kv, 1, nb11, nb12, (int64_t) s.n_kv*nb11, nb11, nb12, (int64_t) s.n_kv*nb11,
+                        s.tokens, 1, 1, s.n_kv*2, s.tokens*s.n_kv*2, 0);
+                });
+            }
+        }
+    }
+    std::vector<double> out((size_t) s.tokens*heads*D);
+    for (size_t row = 0; row < (size_t) s.tokens*heads; ++row) {
+        double most = -INFINITY, total = 0;
+        for (int i = 0; i < s.splits; ++i) { most = s.splits == 1 ? 0 : fmax(most, meta[row*s.splits + i].x); }
+        for (int i = 0; i < s.splits; ++i) {
+            const double weight = s.splits == 1 ? 1 : exp(meta[row*s.splits + i].x - most);
+            total += s.splits == 1 ? 1 : weight*meta[row*s.splits + i].y;
+            for (int d = 0; d < D; ++d) { out[row*D + d] += weight*parts[(row*s.splits + i)*D + d]; }
+        }
+        for (int d = 0; d < D; ++d) { out[row*D + d] /= total; }
+    }
+    return out;
+}
+
+template <int D, int COLUMNS> static void check(const shape & s) {
+    const input in = make_input(s, D);
+    const std::vector<double> want = reference(s, in, D), have = run<D, COLUMNS>(s, in);
+    double peak = 0, error = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        peak  = fmax(peak, fabs(want[i]));
+        error = std::isfinite(have[i]) ? fmax(error, fabs(have[i] - want[i])) : INFINITY;
+    }
+    char detail[64];
+    snprintf(detail, sizeof(detail), "%.2g", error/peak);
+    host::report(std::string(s.name) + "_d" + std::to_string(D), error <= TOLERANCE*peak, detail);
+}
+
+int main() {
+    check<128, 4>({ "gqa4",     1, 4, 40, 192, 1, false, false });
+    check<128, 4>({ "split",    2, 4, 33, 256, 2, true,  false });
+    check< 64, 4>({ "limits",   1, 4, 64, 256, 1, false, true  });
+    check<128, 1>({ "alone",    2, 1, 70, 128, 1, true,  false });
+    check< 64, 2>({ "two",      1, 2, 70, 192, 2, false, false });
+    check< 64, 8>({ "seven",    1, 7, 20, 192, 1, true,  false });
+    return host::failures() != 0;
+}
