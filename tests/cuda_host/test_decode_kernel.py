@@ -13,15 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clang import OLDEST_WITH_HALVES, clang_for
-from tests.cuda_host.cuda_to_cpp import harness, kernels
-from turbobench import stack
-from turbobench.paths import kernels_dir
-from turbobench.source import fetch, load_pin
+from tests.cuda_host import on_cpu
+from tests.cuda_host.cuda_to_cpp import harness
 
 pytestmark = pytest.mark.build  # needs llama.cpp's headers
 
-_TESTS = Path(__file__).parent.parent
 _KERNELS = (
     *("attention-row", "turbo-quants-decode", "fattn-decode-kernel", "fattn-decode-columns", "fattn-decode-combine"),
     *("fattn-decode-place", "fattn-decode-ring", "fattn-decode-scores", "fattn-decode-values", "fattn-decode-loaders"),
@@ -37,28 +33,14 @@ WAYS = {
 }
 
 
-def _run(out: Path, way: str, *faults: tuple[str, str, str]) -> subprocess.CompletedProcess[str]:
-    """Compile the harness and run its small cases. A fault is (header, text, what replaces it)."""
-    clang = clang_for("the decode kernel as C++", OLDEST_WITH_HALVES)
-    ggml = stack.apply(fetch(load_pin())).path / "ggml"
-    for name in _KERNELS:
-        source = kernels((kernels_dir() / "cuda" / f"{name}.cuh").read_text("utf-8"))
-        for header, text, instead in faults:
-            assert header != name or text in source, f"{name} has no place for this fault any more: {text}"
-            source = source.replace(text, instead) if header == name else source
-        (out / f"{name}.cuh").write_text(source, "utf-8")
-    native = _TESTS / "native" / "cuda"
+def _run(out: Path, way: str, *faults: on_cpu.Fault) -> subprocess.CompletedProcess[str]:
+    """Compile the harness and run its small cases."""
+    on_cpu.write_kernels(out, _KERNELS, faults)
+    native = on_cpu.TESTS / "native" / "cuda"
     (out / "cache_formats.cuh").write_text((native / "cache_formats.cuh").read_text("utf-8"), "utf-8")
-    program = out / "harness"
-    program.with_suffix(".cpp").write_text(harness((native / "fattn_harness.cu").read_text("utf-8")), "utf-8")
-    metal, hip, here = _TESTS / "metal_host", _TESTS / "hip", _TESTS / "cuda_host"
-    folders = (out, here / "include", hip / "include", metal, metal / "include", kernels_dir() / "common")
-    include = [f"-I{folder}" for folder in (*folders, ggml / "include", ggml / "src")]
-    options = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", *WAYS[way])
-    command = [clang, *options, *include, str(program.with_suffix(".cpp")), "-o", str(program), "-lm"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr[-4000:]
-    return subprocess.run([program, "small"], capture_output=True, text=True, check=False)
+    check = out / "harness.cpp"
+    check.write_text(harness((native / "fattn_harness.cu").read_text("utf-8")), "utf-8")
+    return on_cpu.run(check, out, WAYS[way], "small")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -6,52 +6,23 @@ C++, and compared with float64. A copy arrives at once or when it is waited for:
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.clang import clang_for
-from tests.cuda_host.cuda_to_cpp import kernels
-from turbobench import stack
-from turbobench.paths import kernels_dir
-from turbobench.source import fetch, load_pin
+from tests.cuda_host import on_cpu
 
 pytestmark = pytest.mark.build  # needs llama.cpp's headers
 
-_TESTS = Path(__file__).parent.parent
-_OLDEST_CLANG = 16  # the first with arithmetic in _Float16 on every machine of interest
+_KERNEL = "fattn-prompt-kernel"
 
 
 def _results(out: Path, *faults: tuple[str, str], early: bool) -> dict[str, str]:
     """Compile and run check_prompt.cpp; return `ok` or `WRONG` by case. A fault is (text, what replaces it)."""
-    clang = clang_for("the prompt kernel as C++", _OLDEST_CLANG)
-    ggml = stack.apply(fetch(load_pin())).path / "ggml"
-    source = kernels((kernels_dir() / "cuda" / "fattn-prompt-kernel.cuh").read_text("utf-8"))
-    for text, instead in faults:
-        assert text in source, f"the kernel has no place for this any more: {text}"
-        source = source.replace(text, instead)
-    (out / "fattn-prompt-kernel.cuh").write_text(source, "utf-8")
+    on_cpu.write_kernels(out, (_KERNEL,), tuple((_KERNEL, *fault) for fault in faults))
     (out / "fattn-common.cuh").write_text("")
-    here = _TESTS / "cuda_host"
-    folders = (
-        out,
-        here / "include",
-        _TESTS / "hip" / "include",
-        _TESTS / "metal_host",
-        _TESTS / "metal_host" / "include",
-    )
-    include = [f"-I{folder}" for folder in (*folders, ggml / "include", ggml / "src")]
-    program = out / "check_prompt"
-    options = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", *(["-DEARLY_COPIES"] if early else []))
-    done = subprocess.run(
-        [clang, *options, *include, str(here / "check_prompt.cpp"), "-o", str(program), "-lm"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    check = on_cpu.TESTS / "cuda_host" / "check_prompt.cpp"
+    done = on_cpu.run(check, out, ("-DEARLY_COPIES",) if early else ())
     results = {line.split()[1].rstrip(":"): line.split()[0] for line in done.stdout.splitlines()}
     assert done.returncode == int("WRONG" in results.values()), done.stdout[-2000:] + done.stderr[-2000:]
     return results

@@ -1,0 +1,42 @@
+"""Compile our CUDA kernels and a check of them as C++, with stand-ins for upstream's headers and CUDA's; run it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.clang import OLDEST_WITH_HALVES, clang_for
+from tests.cuda_host.cuda_to_cpp import kernels
+from turbobench import stack
+from turbobench.paths import kernels_dir
+from turbobench.source import fetch, load_pin
+
+TESTS = Path(__file__).parent.parent
+
+Fault = tuple[str, str, str]
+"""A header's name, a text in it, and what replaces that."""
+
+
+def write_kernels(out: Path, headers: tuple[str, ...], faults: tuple[Fault, ...] = ()) -> None:
+    """Write `headers` of ggml_kernels/cuda to `out` as C++, with `faults` in them."""
+    for name in headers:
+        source = kernels((kernels_dir() / "cuda" / f"{name}.cuh").read_text("utf-8"))
+        for header, text, instead in faults:
+            assert header != name or text in source, f"{name} has no place for this fault any more: {text}"
+            source = source.replace(text, instead) if header == name else source
+        (out / f"{name}.cuh").write_text(source, "utf-8")
+
+
+def run(check: Path, out: Path, options: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Compile `check` with what is in `out`, and run it; skips the test where no compiler can."""
+    clang = clang_for("CUDA kernels as C++", OLDEST_WITH_HALVES)
+    ggml = stack.apply(fetch(load_pin())).path / "ggml"
+    metal, here = TESTS / "metal_host", TESTS / "cuda_host"
+    folders = (out, here / "include", TESTS / "hip" / "include", metal, metal / "include", kernels_dir() / "common")
+    include = [f"-I{folder}" for folder in (*folders, ggml / "include", ggml / "src")]
+    program = out / "check"
+    always = ("-std=c++17", "-O1", "-w", "-ffp-contract=off")
+    command = [clang, *always, *options, *include, str(check), "-o", str(program), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-4000:]
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
