@@ -186,16 +186,9 @@ static inline bool ggml_vk_turbo_decode(ggml_backend_vk_context * ctx, vk_contex
     return true;
 }
 
-// What makes f16 of K or V for many queries: for q8_0 beside one of our types our shader, which writes wider than upstream's.
-static inline vk_pipeline ggml_vk_turbo_to_f16(const vk_device & device, ggml_type type, ggml_type other) {
-    const bool q8_0 = type == GGML_TYPE_Q8_0 && ggml_vk_is_turbo(other);
-    return q8_0 ? device->pipeline_turbo_q8_0_to_f16 : device->pipeline_dequant_transpose[type];
-}
-
 // Inside of ggml_vk_load_shaders.
 #define GGML_VK_CREATE_TURBO_DECODE_PIPELINES() \
     for (auto & it : device->pipeline_turbo_decode) { \
         ggml_vk_create_pipeline(device, it.second, "turbo_decode", turbo_decode_len, turbo_decode_data, "main", 5, sizeof(vk_turbo_decode_push_constants), {1, 1, 1}, it.first, 1, true, true); \
     } \
-    ggml_vk_create_pipeline(device, device->pipeline_turbo_decode_combine, "turbo_decode_combine", turbo_decode_combine_len, turbo_decode_combine_data, "main", 3, sizeof(vk_turbo_decode_combine_push_constants), {1, 1, 1}, {}, 1, true); \
-    ggml_vk_create_pipeline(device, device->pipeline_turbo_q8_0_to_f16, "turbo_q8_0_to_f16", turbo_q8_0_to_f16_len, turbo_q8_0_to_f16_data, "main", 2, 5 * sizeof(uint32_t), {256 * 8 * 8, 1, 1}, {}, 1);
+    ggml_vk_create_pipeline(device, device->pipeline_turbo_decode_combine, "turbo_decode_combine", turbo_decode_combine_len, turbo_decode_combine_data, "main", 3, sizeof(vk_turbo_decode_combine_push_constants), {1, 1, 1}, {}, 1, true);
