@@ -109,6 +109,25 @@ def test_intervals_say_of_which_depths_they_are(tmp_path: Path) -> None:
     assert "at depth 0 alone: the others have fewer than 3 rounds." in depth.notes[1]
 
 
+def test_figures_on_whose_rounds_nobody_agrees_are_marked(tmp_path: Path) -> None:
+    ends = [
+        cell_end(speed_cell(pair, depth=depth), round_=number_, samples_ns=(ns,))
+        for depth, f16 in ((0, (S, S, S)), (4096, (S, 3 * S, 2 * S)))
+        for number_ in range(3)
+        for pair, ns in (("f16", f16[number_]), ("turbo4", S // 2))
+    ]
+    with store.open_store(tmp_path / "set") as opened:
+        opened.append(header(*ends))
+        for end in ends:
+            opened.append(end.record("s1"))
+    (depth, *_) = report.load(tmp_path / "set").tables
+    steady, unsteady = depth.rows
+    assert "?" not in "".join(steady)
+    assert unsteady[1].endswith("?")
+    assert unsteady[2].endswith("×?)")
+    assert any(note.startswith("?: ") for note in depth.notes)
+
+
 def test_the_set_gets_its_report_and_its_csv(folder: Path) -> None:
     made = report.load(folder)
     assert report.write(made, folder).read_text(encoding="utf-8") == report.markdown(made)

@@ -14,6 +14,8 @@ _PAIRS_PER_TABLE = 6  # more columns wrap in a terminal and scroll on Reddit
 _BASELINE = "f16"
 _LEAST_ROUNDS = 3  # with two, Student's factor of 12.7 says more about the method than about the machine
 _SUPERSCRIPT_FALLBACK = " (fallback)"
+_UNSURE = "?"
+_WIDE = 1.5  # of an interval's end to its beginning: ±22 %
 
 
 def all_tables(rows: Sequence[Row]) -> list[Table]:
@@ -67,11 +69,17 @@ def _depth_table(test: str, rows: Sequence[Row], pairs: Sequence[str]) -> Table:
 def _speed_text(row: Row | None) -> str:
     if row is None or row.get("tokens_per_s") is None:
         return "–" if row is None else str(row["disposition"])
-    text = number(row["tokens_per_s"], 1)
+    text = number(row["tokens_per_s"], 1) + _unsure(row, "tokens_per_s")
     if row.get("placement") == "fallback":
         return text + _SUPERSCRIPT_FALLBACK
     ratio = row.get("ratio_f16")
-    return text if ratio is None or pair_name(row) == _BASELINE else f"{text} ({ratio:.2f}×)"
+    return text if ratio is None or pair_name(row) == _BASELINE else f"{text} ({ratio:.2f}×{_unsure(row, 'ratio_f16')})"
+
+
+def _unsure(row: Row, figure: str) -> str:
+    """Return a mark for a figure whose rounds disagree so much that its mean says little."""
+    lo, hi = row.get(f"{figure}_lo"), row.get(f"{figure}_hi")
+    return _UNSURE if row["rounds"] >= _LEAST_ROUNDS and lo is not None and not hi < _WIDE * lo else ""
 
 
 def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -88,6 +96,8 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         else f"{where}; one round, so there is no interval, and small differences mean nothing."
     ]
     notes += _interval_notes([row for row in measured if row.get("ratio_f16_lo") and pair_name(row) != _BASELINE])
+    if any(_unsure(row, figure) for row in measured for figure in ("tokens_per_s", "ratio_f16")):
+        notes.append(f"{_UNSURE}: rounds disagree, so that the 95 % interval is wider than ±22 %.")
     if any(row["random_weights"] for row in measured):
         notes.append(f"The model has {RANDOM_WEIGHTS}.")
     return tuple(notes)
