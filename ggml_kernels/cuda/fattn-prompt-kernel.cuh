@@ -42,6 +42,19 @@ template <int N> struct prompt_tile {
 template <int D> struct prompt_rows {
     float o[2][D/8][4];
     float max[2][2], sum[2][2]; // of scores before they are scaled; the sum is this lane's
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+            for (int n = 0; n < D/8; ++n) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) { o[i][n][e] = 0.0f; }
+            }
+#pragma unroll
+            for (int h = 0; h < 2; ++h) { max[i][h] = -FLT_MAX/2.0f; sum[i][h] = 0.0f; }
+        }
+    }
 };
 
 // The mask's tile, for the tokens of this warp: whether any of it is not zero, and whether all of it is minus infinity
@@ -174,6 +187,55 @@ static __device__ __forceinline__ void prompt_values(prompt_rows<D> & r, const f
     }
 }
 
+// Queries of `heads` heads and the tokens up to the last one, in halves; rows of others are zero. from: those of the block's first head and token
+template <int D, int COLUMNS>
+static __device__ __forceinline__ void load_queries(const prompt_tile<D> & q, const char * from, int nb01, int nb02, int last_token, int heads) {
+    const int lane = threadIdx.x;
+    if (lane >= D/4) { return; }
+#pragma unroll 4
+    for (int i = threadIdx.y; i < FATTN_PROMPT_ROWS; i += FATTN_PROMPT_WARPS) { // a row a warp
+        const int token = i/COLUMNS, head = i%COLUMNS;
+        const bool there = token <= last_token && head < heads;
+        const float4 x = there ? *(const float4 *) (from + (int64_t) head*nb02 + (int64_t) token*nb01 + lane*16) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        *(uint2 *) (q.data + q.at(i, lane/2) + lane%2*8) = make_uint2(pack_half2(x.x, x.y), pack_half2(x.z, x.w));
+    }
+}
+
+// What is summed up, divided by the sum if this block has seen the whole cache; else a part for flash_attn_combine_results.
+// first_row: of the block's first token and head, of which a token has n_heads; sinks: of the block's heads, or null
+template <int D, int COLUMNS>
+static __device__ __forceinline__ void write_rows(const prompt_rows<D> & r, float * dst, float2 * dst_meta, int64_t first_row, int n_heads,
+                                                  const float * sinks, float scale, int last_token, int heads) {
+    const int lane = threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int row = threadIdx.y*32 + i*16 + h*8 + lane/4, token = row/COLUMNS, head = row%COLUMNS;
+            float max = r.max[i][h]*scale, sum = r.sum[i][h], factor = 1.0f;
+            sum += __shfl_xor_sync(~0u, sum, 1, 32);
+            sum += __shfl_xor_sync(~0u, sum, 2, 32);
+            if (token > last_token || head >= heads) { continue; }
+            if (sinks) {
+                const float most = fmaxf(max, sinks[head]);
+                factor = expf(max - most);
+                sum    = sum*factor + expf(sinks[head] - most);
+                max    = most;
+            }
+            const int64_t part = (first_row + (int64_t) token*n_heads + head)*gridDim.y + blockIdx.y;
+            if (gridDim.y == 1) {
+                factor /= sum;
+            } else if (lane%4 == 0) {
+                dst_meta[part] = make_float2(max, sum);
+            }
+#pragma unroll
+            for (int n = 0; n < D/8; ++n) {
+                *(float2 *) (dst + part*D + n*8 + lane%4*2) = make_float2(r.o[i][n][2*h]*factor, r.o[i][n][2*h + 1]*factor);
+            }
+        }
+    }
+}
+
 template <int D, int COLUMNS>
 static __global__ void __launch_bounds__(FATTN_PROMPT_WARPS*32, 2) k_fattn_prompt(
         const char * __restrict__ Q, const char * __restrict__ K, const char * __restrict__ V, const char * __restrict__ mask, const char * __restrict__ sinks,
@@ -189,7 +251,7 @@ static __global__ void __launch_bounds__(FATTN_PROMPT_WARPS*32, 2) k_fattn_promp
     const prompt_tile<D>    q     = { prompt_shared }, k = { q.data + 2*FATTN_PROMPT_ROWS*D }, v = { k.data + 2*TILE*D };
     const prompt_tile<TILE> masks = { v.data + 2*TILE*D };
 
-    const int lane = threadIdx.x, n_tokens = (int) ne01.z, gqa = ne02/ne12, groups = (gqa + COLUMNS - 1)/COLUMNS;
+    const int n_tokens = (int) ne01.z, gqa = ne02/ne12, groups = (gqa + COLUMNS - 1)/COLUMNS;
     const int token0 = blockIdx.x*TOKENS, group = blockIdx.z % groups, head_kv = blockIdx.z/groups % ne12, seq = blockIdx.z/(groups*ne12);
     const int head0 = head_kv*gqa + group*COLUMNS, heads = min(COLUMNS, gqa - group*COLUMNS);
     const char * from_k = K + seq*nb13 + (int64_t) head_kv*nb12, * from_v = V + seq*nb23 + (int64_t) head_kv*nb22;
@@ -204,25 +266,10 @@ static __global__ void __launch_bounds__(FATTN_PROMPT_WARPS*32, 2) k_fattn_promp
         masks.template load<TOKENS, true>(from_mask + (int64_t) at*2, nb31, last_token);
     };
     if (first < end) { load_k(first); }
-#pragma unroll 4
-    for (int i = threadIdx.y; i < FATTN_PROMPT_ROWS; i += FATTN_PROMPT_WARPS) { // a row a warp
-        const int token = i/COLUMNS, head = i%COLUMNS;
-        const bool there = token <= last_token && head < heads && lane < D/4;
-        const float4 x = there ? *(const float4 *) (Q + seq*(int64_t) nb03 + (int64_t) (head0 + head)*nb02 + (int64_t) (token0 + token)*nb01 + lane*16) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (lane < D/4) { *(uint2 *) (q.data + q.at(i, lane/2) + lane%2*8) = make_uint2(pack_half2(x.x, x.y), pack_half2(x.z, x.w)); }
-    }
+    load_queries<D, COLUMNS>(q, Q + seq*(int64_t) nb03 + (int64_t) head0*nb02 + (int64_t) token0*nb01, nb01, nb02, last_token, heads);
 
     prompt_rows<D> r;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int n = 0; n < D/8; ++n) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) { r.o[i][n][e] = 0.0f; }
-        }
-#pragma unroll
-        for (int h = 0; h < 2; ++h) { r.max[i][h] = -FLT_MAX/2.0f; r.sum[i][h] = 0.0f; }
-    }
+    r.clear();
     const float scale_log2 = scale*1.44269504f;
 
     for (; first < end; first += step) {
@@ -245,33 +292,8 @@ static __global__ void __launch_bounds__(FATTN_PROMPT_WARPS*32, 2) k_fattn_promp
         }
     }
 
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int row = threadIdx.y*32 + i*16 + h*8 + lane/4, token = row/COLUMNS, head = head0 + row%COLUMNS;
-            float max = r.max[i][h]*scale, sum = r.sum[i][h], factor = 1.0f;
-            sum += __shfl_xor_sync(~0u, sum, 1, 32);
-            sum += __shfl_xor_sync(~0u, sum, 2, 32);
-            if (token > last_token || row%COLUMNS >= heads) { continue; }
-            if (sinks && blockIdx.y == 0) {
-                const float sink = ((const float *) sinks)[head], most = fmaxf(max, sink);
-                factor = expf(max - most);
-                sum    = sum*factor + expf(sink - most);
-                max    = most;
-            }
-            const int64_t part = (((int64_t) seq*n_tokens + token0 + token)*ne02 + head)*gridDim.y + blockIdx.y;
-            if (gridDim.y == 1) {
-                factor /= sum;
-            } else if (lane%4 == 0) {
-                dst_meta[part] = make_float2(max, sum);
-            }
-#pragma unroll
-            for (int n = 0; n < D/8; ++n) {
-                *(float2 *) (dst + part*D + n*8 + lane%4*2) = make_float2(r.o[i][n][2*h]*factor, r.o[i][n][2*h + 1]*factor);
-            }
-        }
-    }
+    const int64_t first_row = ((int64_t) seq*n_tokens + token0)*ne02 + head0;
+    write_rows<D, COLUMNS>(r, dst, dst_meta, first_row, ne02, sinks && blockIdx.y == 0 ? (const float *) sinks + head0 : nullptr, scale, last_token, heads);
 #else
     GGML_UNUSED_VARS(Q, K, V, mask, sinks, KV_max, dst, dst_meta, scale, ne01, ne02, nb01, nb02, nb03, ne11, ne12, nb11, nb12, nb13, nb21, nb22, nb23, ne33, nb31, nb33);
     NO_DEVICE_CODE;
