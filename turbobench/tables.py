@@ -15,7 +15,7 @@ _BASELINE = "f16"
 _LEAST_ROUNDS = 3  # with two, Student's factor of 12.7 says more about the method than about the machine
 _SUPERSCRIPT_FALLBACK = " (fallback)"
 _UNSURE = "?"
-_WIDE = 1.5  # of an interval's end to its beginning: ±22 %
+_WIDE = 1.5  # of an interval's end to its beginning
 
 
 def all_tables(rows: Sequence[Row]) -> list[Table]:
@@ -97,7 +97,10 @@ def _speed_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     ]
     notes += _interval_notes([row for row in measured if row.get("ratio_f16_lo") and pair_name(row) != _BASELINE])
     if any(_unsure(row, figure) for row in measured for figure in ("tokens_per_s", "ratio_f16")):
-        notes.append(f"{_UNSURE}: rounds disagree, so that the 95 % interval is wider than ±22 %.")
+        notes.append(
+            f"{_UNSURE}: rounds disagree, so that the ends of the 95 % interval are a factor of {_WIDE} or more apart; "
+            f"what has fewer than {_LEAST_ROUNDS} rounds is not marked."
+        )
     if any(row["random_weights"] for row in measured):
         notes.append(f"The model has {RANDOM_WEIGHTS}.")
     return tuple(notes)
@@ -113,8 +116,12 @@ def _interval_notes(rows: Sequence[Row]) -> list[str]:
         f"95 % intervals of the ratios: median ±{100 * widths[len(widths) // 2]:.0f} %, "
         f"widest ±{100 * widths[-1]:.0f} % (each in tidy.csv)"
     )
+    short = [row for row in rows if row["rounds"] < _LEAST_ROUNDS]
     depths = sorted({row["n_depth"] for row in known})
-    if len(known) < len(rows):
+    if any(row["n_depth"] in depths for row in short):
+        cells = ", ".join(f"{pair_name(row)} at depth {row['n_depth']}" for row in short)
+        text += f", but for {cells}: fewer than {_LEAST_ROUNDS} rounds"
+    elif short:
         text += f", at depth {', '.join(map(str, depths))} alone: the others have fewer than {_LEAST_ROUNDS} rounds"
     return [text + "."]
 

@@ -18,7 +18,8 @@ constexpr int fattn_prompt_smem(int d, int columns) {
 // Rows of N halves in shared memory, in chunks of 16 bytes, of which eight neighbouring rows have theirs in different banks.
 template <int N> struct prompt_tile {
     static constexpr int CHUNKS = N/8;
-    char * data; // aligned to eight rows
+    static_assert((CHUNKS & (CHUNKS - 1)) == 0 && CHUNKS >= 8, "a chunk's number can be XORed into an address");
+    char * data; // aligned to a row
 
     // in bytes from data on; of the chunk whose number is this one's XOR n: this XOR 16*n
     static __device__ __forceinline__ int at(int row, int chunk) { return (row*CHUNKS + (chunk ^ (row & 7)))*16; }

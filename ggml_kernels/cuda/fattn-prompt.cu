@@ -5,6 +5,26 @@
 #include "fattn-prompt-kernel.cuh"
 
 constexpr int MIN_ROWS = 2*FATTN_PROMPT_ROWS; // queries times heads that share K and V; upstream's kernels have smaller tiles
+constexpr int SYSTEM_SMEM = 1024;             // of each block
+
+// heads that share K and V, of a block
+static int columns_of(const ggml_tensor * Q, const ggml_tensor * K) {
+    const int64_t gqa = Q->ne[2]/K->ne[2];
+    return gqa > 4 ? 8 : gqa > 2 ? 4 : gqa > 1 ? 2 : 1;
+}
+
+// One block alone would wait for each of its copies; GPUs for graphics have less than half of the shared memory of others.
+static bool fits_twice(int device, int smem) {
+    int available = 0;
+    CUDA_CHECK(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+    return 2*(smem + SYSTEM_SMEM) <= available;
+}
+
+// launch_fattn's search for the last position that a block of tokens sees reads whole blocks of the mask.
+static bool reads_past_the_mask(const ggml_tensor * Q, const ggml_tensor * K, int tokens) {
+    const bool searches = K->ne[1] % FATTN_KQ_STRIDE == 0 && (Q->ne[1] >= 1024 || Q->ne[3] > 1);
+    return searches && Q->ne[1] % tokens != 0;
+}
 
 static bool is_aligned(const ggml_tensor * t) {
     return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[2] % 16 == 0 && t->nb[3] % 16 == 0;
@@ -15,12 +35,14 @@ bool ggml_cuda_fattn_prompt_supported(int device, const ggml_tensor * dst) {
     const int cc = ggml_cuda_info().devices[device].cc;
     float params[3]; // scale, ALiBi's largest bias, softcap
     memcpy(params, dst->op_params, sizeof(params));
+    const int columns = columns_of(Q, K);
     const auto fits = [](const ggml_tensor * t) { return t->type == GGML_TYPE_F16 ? is_aligned(t) : ggml_is_quantized(t->type); };
     return GGML_CUDA_CC_IS_NVIDIA(cc) && ggml_cuda_highest_compiled_arch(cc) >= GGML_CUDA_CC_AMPERE &&
         (ggml_is_quantized(K->type) || ggml_is_quantized(V->type)) && fits(K) && fits(V) &&
         (Q->ne[0] == 64 || Q->ne[0] == 128) && V->ne[0] == Q->ne[0] && is_aligned(Q) && K->ne[1] % FATTN_PROMPT_TILE == 0 && K->ne[3] == Q->ne[3] &&
-        Q->ne[1]*(Q->ne[2]/K->ne[2]) >= MIN_ROWS && params[0] > 0.0f && params[1] == 0.0f && params[2] == 0.0f && ggml_get_op_params_i32(dst, 4) == 0 &&
-        mask && is_aligned(mask) && mask->ne[2] == 1;
+        Q->ne[1]*(Q->ne[2]/K->ne[2]) >= MIN_ROWS && params[0] > 0.0f && params[0] <= 1.0f && params[1] == 0.0f && params[2] == 0.0f && ggml_get_op_params_i32(dst, 4) == 0 &&
+        mask && is_aligned(mask) && mask->ne[2] == 1 && !reads_past_the_mask(Q, K, FATTN_PROMPT_ROWS/columns) &&
+        fits_twice(device, fattn_prompt_smem(Q->ne[0], columns));
 }
 
 template <int D, int COLUMNS>
@@ -33,11 +55,12 @@ static void launch(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
 
 template <int D>
 static void launch(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
-    const int gqa = dst->src[0]->ne[2]/dst->src[1]->ne[2];
-    if      (gqa > 4) { launch<D, 8>(ctx, dst); }
-    else if (gqa > 2) { launch<D, 4>(ctx, dst); }
-    else if (gqa > 1) { launch<D, 2>(ctx, dst); }
-    else              { launch<D, 1>(ctx, dst); }
+    switch (columns_of(dst->src[0], dst->src[1])) {
+        case 8:  launch<D, 8>(ctx, dst); break;
+        case 4:  launch<D, 4>(ctx, dst); break;
+        case 2:  launch<D, 2>(ctx, dst); break;
+        default: launch<D, 1>(ctx, dst); break;
+    }
 }
 
 void ggml_cuda_fattn_prompt(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {

@@ -32,7 +32,7 @@ def _results(out: Path, *faults: tuple[str, str], early: bool) -> dict[str, str]
 def test_the_kernel_agrees_with_float64(early: bool, tmp_path: Path) -> None:
     results = _results(tmp_path, early=early)
     assert set(results.values()) == {"ok"}, results
-    assert len(results) == 6
+    assert len(results) == 9
 
 
 @pytest.mark.parametrize(
