@@ -254,6 +254,20 @@ def test_a_refusal_fails_where_it_is_promised_and_is_counted_where_it_is_not(bui
     assert (beyond.outcome, beyond.worst) == ("passed", {"refused, not promised": 2.0})
 
 
+def test_what_no_device_of_a_backend_must_take_may_be_refused(build: Build) -> None:
+    """Vulkan promises tensors of 2^27 bytes."""
+    text = _captured("ok").replace("CPY", "GET_ROWS").replace("4/4 tests", "3/3 tests")
+    case = next(line for line in text.splitlines() if "type_src=turbo4" in line)
+    name = "GET_ROWS(type=turbo4,n=256,m=80000,r={r},be1=2,be2=1,v=0,vs0=0,offset_cols=0): not supported [CPU]"
+    unit = replace(COPY, op="GET_ROWS")
+
+    def outcome(r: int) -> str:
+        refused = text.replace(case, f"  {name.format(r=r)}")
+        return run_op_unit(replace(build, backend="vulkan"), unit, "CPU", _prints(refused)).outcome
+
+    assert (outcome(70000), outcome(60000)) == ("passed", "failed")
+
+
 def test_a_hang_fails(build: Build) -> None:
     found = run_op_unit(build, COPY, "CPU", _prints(_captured("ok"), timed_out=True))
     assert found.outcome == "failed"
