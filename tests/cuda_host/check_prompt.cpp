@@ -106,15 +106,7 @@ static std::vector<double> run(const shape & s, const input & in) {
 
 template <int D, int COLUMNS> static void check(const shape & s) {
     const input in = make_input(s, D);
-    const std::vector<double> want = reference(s, in, D), have = run<D, COLUMNS>(s, in);
-    double peak = 0, error = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-        peak  = fmax(peak, fabs(want[i]));
-        error = std::isfinite(have[i]) ? fmax(error, fabs(have[i] - want[i])) : INFINITY;
-    }
-    char detail[64];
-    snprintf(detail, sizeof(detail), "%.2g", error/peak);
-    host::report(std::string(s.name) + "_d" + std::to_string(D), error <= TOLERANCE*peak, detail);
+    host::report_error(std::string(s.name) + "_d" + std::to_string(D), run<D, COLUMNS>(s, in), reference(s, in, D), TOLERANCE);
 }
 
 int main() {

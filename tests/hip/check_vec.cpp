@@ -127,15 +127,8 @@ template <int D, int ncols, ggml_type type_K, ggml_type type_V, bool softcap> st
     std::vector<float> q = in.q;
     const float scale = 1/sqrtf((float) D)/(softcap ? in.softcap : 1.0f);
     if (type_K != GGML_TYPE_F16) { round_query(q, scale); }
-    const std::vector<double> want = reference(in, q, K, V), have = run<D, ncols, type_K, type_V, softcap>(in, K, V);
-    double peak = 0, error = 0;
-    for (size_t i = 0; i < want.size(); ++i) {
-        peak  = fmax(peak, fabs(want[i]));
-        error = std::isfinite(have[i]) ? fmax(error, fabs(have[i] - want[i])) : INFINITY;
-    }
-    char detail[64];
-    snprintf(detail, sizeof(detail), "%.2g", error/peak);
-    host::report(std::string(k.name) + "/" + v.name + "_d" + std::to_string(D) + "_q" + std::to_string(ncols) + (softcap ? "_softcap" : ""), error <= TOLERANCE*peak, detail);
+    const std::string name = std::string(k.name) + "/" + v.name + "_d" + std::to_string(D) + "_q" + std::to_string(ncols) + (softcap ? "_softcap" : "");
+    host::report_error(name, run<D, ncols, type_K, type_V, softcap>(in, K, V), reference(in, q, K, V), TOLERANCE);
 }
 
 template <ggml_type type_K, ggml_type type_V> static void check_pair() {

@@ -24,6 +24,18 @@ inline void report(const std::string & what, bool good, const std::string & deta
     failures() += !good;
 }
 
+// The largest error, as a part of the largest value wanted.
+inline void report_error(const std::string & what, const std::vector<double> & have, const std::vector<double> & want, double tolerance) {
+    double peak = 0, error = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+        peak  = fmax(peak, fabs(want[i]));
+        error = std::isfinite(have[i]) ? fmax(error, fabs(have[i] - want[i])) : INFINITY;
+    }
+    char detail[64];
+    snprintf(detail, sizeof(detail), "%.2g", error/peak);
+    report(what, error <= tolerance*peak, detail);
+}
+
 inline std::vector<float> normal_values(size_t n, uint32_t seed) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
