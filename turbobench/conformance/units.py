@@ -15,7 +15,7 @@ from typing import Any
 from turbobench import proc
 from turbobench.build import Build
 from turbobench.conformance import worker
-from turbobench.conformance.cases import PROMISES, Promise, all_cases
+from turbobench.conformance.cases import PROMISES, all_cases
 from turbobench.conformance.finding import Finding
 from turbobench.errors import DeviceMissingError, MeasurementError
 from turbobench.ggml import DeviceName, search_path
@@ -138,12 +138,11 @@ def run_op_unit(build: Build, unit: OpUnit, device: str, executor: Executor = pr
     except MeasurementError as failure:
         return Finding(case=unit.id, outcome="failed", n_checks=len(cases), reason=failure.what)
     problems = [f"{case.params}: {case.said or 'differs from the CPU'}" for case in cases if case.ending == "FAIL"]
-    promise = PROMISES[build.backend]
     refused = [case for case in cases if case.ending == "not supported"]
     problems += [
         f"{case.params}: not supported, and the design says that it is"
         for case in refused
-        if _promised(case, promise) and _output_bytes(case) <= _LARGEST.get(build.backend, sys.maxsize)
+        if _promised(case, build.backend)
     ]
     if not ended.ok and not problems:
         last = f", after {cases[-1].params}" if cases else ""
@@ -158,13 +157,15 @@ def run_op_unit(build: Build, unit: OpUnit, device: str, executor: Executor = pr
     )
 
 
-def _promised(case: OpCase, promise: Promise) -> bool:
+def _promised(case: OpCase, backend: str) -> bool:
+    promise = PROMISES[backend]
     to, of = case.param("type_dst") or "", case.param("type_src") or ""
     match case.op:
         case "SET_ROWS":
             return "SET_ROWS" in promise.row_ops and to in promise.types
         case "GET_ROWS":
-            return "GET_ROWS" in promise.row_ops and case.param("type") in promise.types
+            fits = _get_rows_bytes(case) <= _LARGEST.get(backend, sys.maxsize)
+            return "GET_ROWS" in promise.row_ops and case.param("type") in promise.types and fits
         case "CPY" if to.startswith("turbo"):
             return "CPY to" in promise.row_ops and to in promise.types
         case "CPY":
@@ -177,10 +178,8 @@ def _promised(case: OpCase, promise: Promise) -> bool:
     return types <= set(promise.types) and heads in promise.heads
 
 
-def _output_bytes(case: OpCase) -> int:
-    """Return the size of what GET_ROWS gives, in floats: its cases have the largest tensors. 0 for other ops."""
-    if case.op != "GET_ROWS":
-        return 0
+def _get_rows_bytes(case: OpCase) -> int:
+    """Return the size of what GET_ROWS gives, in floats: the largest tensor of all cases."""
     return 4 * math.prod(int(case.param(name) or 1) for name in ("n", "r", "be1", "be2"))
 
 
