@@ -25,7 +25,7 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, const fattn_dec
     const auto kernel = fattn_decode<D, LK, LV, NT, HEADS>;
     fattn_decode_params p = plan.params;
     const int n_sm    = ggml_cuda_info().devices[ggml_cuda_get_device()].nsm;
-    const int threads = p.n_heads*p.n_parts*32;
+    const int threads = p.n_heads/plan.per_warp*p.n_parts*32;
 
     raise_shared_memory<fattn_decode<D, LK, LV, NT, HEADS>>();
     int per_sm = 1;
@@ -40,7 +40,7 @@ static void fattn_decode_launch(ggml_backend_cuda_context & ctx, const fattn_dec
     p.n_splits = std::max(1, std::min(wanted, most));
     GGML_ASSERT((uint64_t) tiles*(p.n_splits + 1) <= UINT32_MAX);
 
-    const int     parts = p.n_splits*p.n_parts;
+    const int     parts = p.n_splits*(block_shape<D, LK, LV, HEADS>::ONE_PART ? 1 : p.n_parts);
     const int64_t rows  = (int64_t) plan.n_seq*p.n_head*p.n_q;
     ggml_cuda_pool_alloc<float>  part(ctx.pool(), rows*parts*D);
     ggml_cuda_pool_alloc<float2> meta(ctx.pool(), rows*parts);
@@ -60,10 +60,15 @@ static void fattn_decode_columns(ggml_backend_cuda_context & ctx, const fattn_de
         fattn_decode_launch<D, LK, LV, 2, 0>(ctx, plan);
         return;
     }
-    // the common shape, with everything known at compile time
-    if constexpr (D == 128) {
-        if (p.n_heads == FATTN_DECODE_WARPS && !p.whole_k && !p.whole_v && p.n_stages == FATTN_DECODE_MAX_STAGES) {
-            fattn_decode_launch<D, LK, LV, 1, FATTN_DECODE_WARPS>(ctx, plan);
+    if constexpr (fattn_decode_knows(D, 8)) {
+        if (plan.known && p.n_heads == 8) {
+            fattn_decode_launch<D, LK, LV, 1, 8>(ctx, plan);
+            return;
+        }
+    }
+    if constexpr (fattn_decode_knows(D, 4)) {
+        if (plan.known && p.n_heads == 4) {
+            fattn_decode_launch<D, LK, LV, 1, 4>(ctx, plan);
             return;
         }
     }

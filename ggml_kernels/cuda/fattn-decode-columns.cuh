@@ -86,18 +86,25 @@ struct packed_queries {
         barrier_arrive_after_copies(ready);
     }
 
-    // this warp's, of its first column
-    __device__ __forceinline__ const char * of_warp(const fattn_decode_params & p, const warp_place & place, int max_columns) const {
+    // from the first column of the head of `place`, one of the warp's per_warp
+    __device__ __forceinline__ const char * of_head(const fattn_decode_params & p, const warp_place & place, int per_warp, int max_columns) const {
         if (p.packed_q) {
             barrier_wait(ready, 0);
             return at + place.head*p.gqa*BYTES;
         }
-        char * packed = at + place.warp*max_columns*BYTES;
-        for (int r = 0; r < place.n_rows; ++r) {
-            const int col = place.col0 + r;
-            float x[D/32];
-            load_row<D>(x, (const float *) (p.q + (int64_t) (col/p.gqa)*p.nbq1 + (int64_t) (place.head_kv*p.gqa + col%p.gqa)*p.nbq2 + place.seq*p.nbq3), place.lane);
-            query_of<D, LK>::pack(packed + r*BYTES, x, peak_of_row<D>(x), place.lane);
+        char * packed = at + (place.warp*per_warp + place.head%per_warp)*max_columns*BYTES;
+        constexpr int AHEAD = D <= 128 ? 4 : 2; // rows that are on their way together
+        for (int first = 0; first < place.n_rows; first += AHEAD) {
+            float x[AHEAD][D/32];
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                const int col = place.col0 + min(first + i, place.n_rows - 1);
+                load_row<D>(x[i], (const float *) (p.q + (int64_t) (col/p.gqa)*p.nbq1 + (int64_t) (place.head_kv*p.gqa + col%p.gqa)*p.nbq2 + place.seq*p.nbq3), place.lane);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                if (first + i < place.n_rows) { query_of<D, LK>::pack(packed + (first + i)*BYTES, x[i], peak_of_row<D>(x[i]), place.lane); }
+            }
         }
         __syncwarp();
         return packed;

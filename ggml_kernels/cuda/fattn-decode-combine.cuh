@@ -36,6 +36,33 @@ static __device__ __forceinline__ void finish_row(float (&y)[2], float sum, bool
     if (rotate) { hadamard_64(y, lane); }
 }
 
+// Adds what the warps of a head did with their runs of positions: what is left is with those of the first. Heads of 64 have twice to four times
+// as many parts as blocks, and a second kernel that reads as many takes longer for it. at: shared memory that nobody uses any more
+template <typename S, int D, typename LV, int NT>
+static __device__ __forceinline__ void add_parts(output<D, LV> (&out)[S::PER_WARP][NT], const warp_place & place, float * at) {
+    constexpr int HEADS = S::PER_WARP, WARPS = S::n_heads/HEADS, NUMBERS = HEADS*NT*(D/4 + 2*output<D, LV>::SCALES + 4)*32; // of a warp
+    static_assert(S::n_parts/2*WARPS*NUMBERS*sizeof(float) <= S::n_stages*S::tile*(S::stride_k + S::stride_v), "the stages have room for them");
+    at += place.lane;
+#pragma unroll
+    for (int n = S::n_parts/2; n > 0; n /= 2) {
+        float * slot = at + (place.warp - (place.part < n ? 0 : n*WARPS))*NUMBERS;
+        if (place.part >= n && place.part < 2*n) {
+#pragma unroll
+            for (int i = 0; i < HEADS*NT; ++i) { out[i/NT][i%NT].visit([&](float x) { *slot = x; slot += 32; }); }
+        }
+        __syncthreads();
+        if (place.part < n) {
+#pragma unroll
+            for (int i = 0; i < HEADS*NT; ++i) {
+                output<D, LV> other;
+                other.visit([&](float & x) { x = *slot; slot += 32; });
+                out[i/NT][i%NT].add(other);
+            }
+        }
+        if (n > 1) { __syncthreads(); }
+    }
+}
+
 template <int D, typename LV, int NT>
 static __device__ __forceinline__ void write_parts(const fattn_decode_params & p, const warp_place & place, int n_parts, const output<D, LV> (&out)[NT]) {
 #pragma unroll

@@ -3,8 +3,9 @@
 // One loader per cache type: how codes of a row in shared memory become the bytes or halves that tensor cores take.
 // A new type is one loader here and its name in fattn-decode.cmake and fattn-decode.cu.
 //
+//   BLOCK     values under one scale
 //   HALF      the row holds halves, and needs no decoding; the members below do not exist then
-//   BLOCK     values under one scale (the fp16 at a block's start), BYTES the size of that block
+//   BYTES     the size of a block, at whose start its scale is, an fp16
 //   BIAS      what makes an entry the unsigned byte that V uses; K_BIAS the same for the signed byte that K uses
 //   UNIT      the value of one step of an entry
 //   chunk()   chunk j of block b: eight values of a row as 2 x 4 bytes, unsigned if SIGNED is false
@@ -32,8 +33,18 @@ static __device__ __forceinline__ uint32_t smem_u32(const char * p, int par, int
 // the parity of row + off, where the row's is known
 static __device__ __forceinline__ constexpr int parity(int row_par, int off) { return row_par < 0 ? -1 : (row_par + off) & 2; }
 
+// The parity of the rows of head h among heads of d values, where the first of them is aligned; -1: it is known only at run time
+template <int D, typename L> static __host__ __device__ constexpr int row_parity(int h = -1) {
+    if constexpr (L::HALF) {
+        return -1; // read as matrices
+    } else {
+        return L::BLOCK != 64 ? -1 : h >= 0 ? h*L::row_bytes(D) & 2 : L::row_bytes(D)%4 == 0 ? 0 : -1;
+    }
+}
+
 struct load_f16 {
     static constexpr bool HALF = true;
+    static constexpr int BLOCK = 1;
     static __host__ __device__ constexpr int row_bytes(int d) { return d*2; }
 };
 

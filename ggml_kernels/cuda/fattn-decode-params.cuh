@@ -34,11 +34,11 @@ struct fattn_decode_params {
     int   n_head_log2;
     int   n_q, n_kv, n_head, gqa;
     int   n_splits;          // gridDim.x
-    int   n_heads, n_parts;  // warps of a block
+    int   n_heads, n_parts;  // of a block: a warp has one of the parts of a head, or of two
     int   n_groups;          // gridDim.y is this times the tiles of columns
     int   n_stages;
     int   stride_k, stride_v;  // of a tile's rows in shared memory
-    bool  whole_k, whole_v;  // a tile is one run of bytes: no row needs to be 16-byte aligned, and there is no padding
+    bool  whole_k, whole_v;  // a tile is one run of bytes: no row needs to be 16-byte aligned
     int   nbq1, nbq2;  int64_t nbq3;
     int64_t nbk1, nbk2, nbk3;
     int64_t nbv1, nbv2, nbv3;
@@ -54,8 +54,18 @@ constexpr int FATTN_DECODE_MAX_STAGES = 3;
 constexpr int FATTN_DECODE_HEADER     = 256 + 64; // books of K and V, seven barriers
 constexpr int FATTN_DECODE_WARPS      = 8;        // at most
 
+// the heads of a block that there are instances for, which know all strides at compile time: queries of one tile of columns
+static __host__ __device__ constexpr bool fattn_decode_knows(int d, int heads) { return d == 128 ? heads == 8 : d == 64 && (heads == 8 || heads == 4); }
+
+// Heads that a warp has in such an instance: of those whose 64 values are one block, every other begins at half a word, so that each of its words has
+// to be put together from two, unless it is known which heads these are. block_k, block_v: values of a block
+static __host__ __device__ constexpr int fattn_decode_heads_per_warp(int d, int block_k, int block_v) { return d == 64 && (block_k == 64 || block_v == 64) ? 2 : 1; }
+
 // positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
 static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
+
+// between rows in shared memory, where they would begin at the same banks
+static __host__ __device__ constexpr int fattn_decode_padding(int row) { return row % 32 == 0 ? 16 : 0; }
 
 static __host__ __device__ constexpr int fattn_decode_mask_bytes(int n_tiles, int tile) { return n_tiles*8*tile*2; }
 

@@ -13,6 +13,8 @@ struct fattn_decode_plan {
     fattn_decode_token  token;
     int head_size, n_seq;
     int tile;                   // positions
+    int per_warp;               // heads
+    bool known;                 // there is an instance for its heads
     int smem;                   // bytes a block
 };
 

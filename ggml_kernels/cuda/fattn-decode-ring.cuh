@@ -44,7 +44,7 @@ struct tile_ring {
     char     * stages;
     uint64_t * ready; // filled, one per stage
     uint64_t * freed; // read by all warps
-    int n_stages, tile, tile_v, tile_m, size; // tile: positions; where V and the mask begin in a stage, and its size in bytes
+    int n_warps, n_stages, tile, tile_v, tile_m, size; // tile: positions; where V and the mask begin in a stage, and its size in bytes
     int n_kv, first, end;                     // of the block's tiles
     tile_copy k, v;
     const char * mask;
@@ -61,6 +61,7 @@ struct tile_ring {
         stages   = smem + FATTN_DECODE_HEADER;
         ready    = (uint64_t *) (smem + 256);
         freed    = ready + FATTN_DECODE_MAX_STAGES;
+        n_warps  = shape.n_heads/S::PER_WARP*shape.n_parts;
         n_stages = shape.n_stages;
         tile     = shape.tile;
         tile_v   = tile*shape.stride_k;
@@ -69,8 +70,8 @@ struct tile_ring {
         n_kv     = p.n_kv;
         first    = (uint32_t) tiles*place.split/(uint32_t) p.n_splits; // fits: the host makes sure of it
         end      = (uint32_t) tiles*(place.split + 1)/(uint32_t) p.n_splits;
-        k        = { p.k + place.seq*p.nbk3 + place.group*shape.n_heads*p.nbk2, p.nbk1, shape.stride_k, shape.n_heads*S::ROW_K, HEADS ? false : p.whole_k };
-        v        = { p.v + place.seq*p.nbv3 + place.group*shape.n_heads*p.nbv2, p.nbv1, shape.stride_v, shape.n_heads*S::ROW_V, HEADS ? false : p.whole_v };
+        k        = { p.k + place.seq*p.nbk3 + place.group*shape.n_heads*p.nbk2, p.nbk1, shape.stride_k, shape.n_heads*S::ROW_K, shape.whole_k };
+        v        = { p.v + place.seq*p.nbv3 + place.group*shape.n_heads*p.nbv2, p.nbv1, shape.stride_v, shape.n_heads*S::ROW_V, shape.whole_v };
         mask     = p.mask + place.seq%p.seq_m*p.nbm3 + (int64_t) place.q0*p.nbm1;
         nbm      = p.nbm1;
         n_mask   = p.mask ? min(p.n_q, (place.col0 + max_columns - 1)/p.gqa + 1) - place.q0 : 0;
@@ -81,7 +82,7 @@ struct tile_ring {
 #endif
     }
 
-    __device__ __forceinline__ void init(int n_warps) const {
+    __device__ __forceinline__ void init() const {
         if (threadIdx.x == 0) {
             for (int i = 0; i < n_stages; ++i) {
                 barrier_init(&ready[i], shared ? n_warps*32 : 1);
@@ -96,8 +97,8 @@ struct tile_ring {
         }
     }
 
-    // the last tile leaves rows unwritten, which are multiplied by zero: they must not be NaN
-    __device__ __forceinline__ bool clears() const { return k.whole || v.whole; }
+    // a last tile that is not full leaves rows unwritten, which are multiplied by zero: they must not be NaN
+    __device__ __forceinline__ bool clears() const { return (k.whole || v.whole) && n_kv % tile != 0; }
 
     __device__ __forceinline__ void clear(int stage) const {
         for (int i = threadIdx.x; i < size/16; i += blockDim.x) { ((uint4 *) (stages + stage*size))[i] = make_uint4(0, 0, 0, 0); }
@@ -128,18 +129,29 @@ struct tile_ring {
         barrier_arrive_after_copies(&ready[stage]);
     }
 
+    // whether this warp has copies of a tile to issue: all have, but where those of a whole tile are two, each warp in turn
+    __device__ __forceinline__ bool issues(int index) const {
+#ifdef FATTN_DECODE_BULK_COPY
+        return !(k.whole && v.whole) || threadIdx.x/32 == (uint32_t) index % (uint32_t) n_warps;
+#else
+        (void) index;
+        return true;
+#endif
+    }
+
     __device__ __forceinline__ void load(int index, int stage) const {
 #ifdef FATTN_DECODE_BULK_COPY
         const int first = index*tile;
         char * dk = stages + stage*size;
         char * dv = dk + tile_v;
         char * dm = dk + tile_m;
-        const int warp = threadIdx.x/32, lane = threadIdx.x%32, n_warps = blockDim.x/32;
-        if (threadIdx.x == 0) {
+        const bool alone = k.whole && v.whole;
+        const int warp = alone ? 0 : threadIdx.x/32, lane = threadIdx.x%32, n = alone ? 1 : n_warps; // of those that issue
+        if (warp == 0 && lane == 0) {
             barrier_expect(&ready[stage], k.bytes(first, tile, n_kv) + v.bytes(first, tile, n_kv) + n_mask*tile*2);
         }
         const int copies_k = k.copies(tile), copies = copies_k + v.copies(tile);
-        for (int i = lane*n_warps + warp; i < copies; i += blockDim.x) {
+        for (int i = lane*n + warp; i < copies; i += 32*n) {
             if (i < copies_k) { k.one(dk, i,            first, tile, n_kv, &ready[stage]); }
             else              { v.one(dv, i - copies_k, first, tile, n_kv, &ready[stage]); }
         }
@@ -154,13 +166,13 @@ struct tile_ring {
         for (int i = 0; i < n_stages - 1 && first + i < end; ++i) {
             if (first + i == fresh_k || first + i == fresh_v) { fattn_decode_wait_for_predecessor(); }
             if (shared) { load_shared(first + i, i); }
-            else        { load(first + i, i); }
+            else if (issues(first + i)) { load(first + i, i); }
         }
     }
 
     // the stage of tile index - 1, once all warps have left it
     __device__ __forceinline__ void refill(int index) const {
-        if (index + n_stages - 1 < end) {
+        if (index + n_stages - 1 < end && issues(index + n_stages - 1)) {
             const int before = stage == 0 ? n_stages - 1 : stage - 1;
             if (index > first) { barrier_wait(&freed[before], (stage == 0 ? turn - 1 : turn) & 1); }
             load(index + n_stages - 1, before);

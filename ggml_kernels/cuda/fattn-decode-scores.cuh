@@ -5,9 +5,10 @@
 #include "fattn-decode-columns.cuh"
 #include "fattn-decode-loaders.cuh"
 
-// s[n] += 16 positions of K, which start at row, times the columns; sixteen rows lie stride bytes apart
+// s[n] += 16 positions of K, which start at row, times the columns; sixteen rows lie stride bytes apart. par: see row_parity
 template <int D, typename LK, int NT>
-static __device__ __forceinline__ void add_scores(float (&s)[NT][4], const query_of<D, LK> (&query)[NT], const char * row, int stride, const uint32_t * books) {
+static __device__ __forceinline__ void add_scores(float (&s)[NT][4], const query_of<D, LK> (&query)[NT], const char * row, int stride, const uint32_t * books,
+        int par = row_parity<D, LK>()) {
     const int lane = threadIdx.x%32, g = lane/4, t = lane%4;
     if constexpr (LK::HALF) {
         const char * p = row + lane%16*stride + lane/16*16;
@@ -20,7 +21,6 @@ static __device__ __forceinline__ void add_scores(float (&s)[NT][4], const query
         }
     } else {
         constexpr int PER_BLOCK = LK::BLOCK/32;
-        constexpr int PARITY    = LK::row_bytes(D)%4 == 0 && LK::BLOCK == 64 ? 0 : -1;
         const char * r0 = row + g*stride;
         const char * r1 = r0 + 8*stride;
 #pragma unroll
@@ -29,8 +29,8 @@ static __device__ __forceinline__ void add_scores(float (&s)[NT][4], const query
 #pragma unroll
             for (int i = 0; i < PER_BLOCK; ++i) {
                 uint32_t lo0, hi0, lo1, hi1;
-                LK::template chunk<true>(r0, PARITY, b, i*4 + t, books, lo0, hi0);
-                LK::template chunk<true>(r1, PARITY, b, i*4 + t, books, lo1, hi1);
+                LK::template chunk<true>(r0, par, b, i*4 + t, books, lo0, hi0);
+                LK::template chunk<true>(r1, par, b, i*4 + t, books, lo1, hi1);
 #pragma unroll
                 for (int n = 0; n < NT; ++n) {
                     const auto & q = query[n].q[b*PER_BLOCK + i];

@@ -30,10 +30,8 @@ struct output {
         for (int i = 0; i < D/16; ++i) { o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.0f; }
     }
 
-    __device__ __forceinline__ void raise_max(float m0, float m1) {
-        if (!__any_sync(~0u, m0 > m[0] || m1 > m[1])) {
-            return;
-        }
+    // to a maximum that is at least as high
+    __device__ __forceinline__ void scale_to(float m0, float m1) {
         const float f0 = exp2f(m[0] - m0), f1 = exp2f(m[1] - m1);
         m[0] = m0; m[1] = m1;
         l[0] *= f0; l[1] *= f1;
@@ -41,6 +39,34 @@ struct output {
         for (int b = 0; b < SCALES; ++b) { sums[b][0] *= f0; sums[b][1] *= f1; }
 #pragma unroll
         for (int i = 0; i < D/16; ++i) { o[i][0] *= f0; o[i][1] *= f1; o[i][2] *= f0; o[i][3] *= f1; }
+    }
+
+    // all that is accumulated, number by number
+    template <typename F> __device__ __forceinline__ void visit(const F & f) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            f(m[j]);
+            f(l[j]);
+#pragma unroll
+            for (int b = 0; b < SCALES; ++b) { f(sums[b][j]); }
+        }
+#pragma unroll
+        for (int i = 0; i < D/4; ++i) { f(o[i/4][i%4]); }
+    }
+
+    // the output over other positions, of the same columns
+    __device__ __forceinline__ void add(output & other) {
+        const float m0 = fmaxf(m[0], other.m[0]), m1 = fmaxf(m[1], other.m[1]);
+        scale_to(m0, m1);
+        other.scale_to(m0, m1);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            l[j] += other.l[j];
+#pragma unroll
+            for (int b = 0; b < SCALES; ++b) { sums[b][j] += other.sums[b][j]; }
+        }
+#pragma unroll
+        for (int i = 0; i < D/4; ++i) { o[i/4][i%4] += other.o[i/4][i%4]; }
     }
 };
 
@@ -105,19 +131,18 @@ static __device__ __forceinline__ void interleave(uint32_t (&a)[4], const uint32
 }
 
 template <int D, typename LV, int NT>
-static __device__ __forceinline__ void add_codes(output<D, LV> (&out)[NT], const uint32_t (&p)[NT][value_traits<D, LV>::SCALES][2], const char * row, int stride, const uint32_t * books) {
+static __device__ __forceinline__ void add_codes(output<D, LV> (&out)[NT], const uint32_t (&p)[NT][value_traits<D, LV>::SCALES][2], const char * row, int stride, const uint32_t * books, int par) {
     constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
-    constexpr int  PARITY  = LV::row_bytes(D)%4 == 0 && LV::BLOCK == 64 ? 0 : -1;
     const int lane = threadIdx.x%32, g = lane/4, t = lane%4;
     const char * v0 = row + 2*t*stride;
 #pragma unroll
     for (int i = 0; i < D/64; ++i) {
         const int b = SCALE_P ? i : i*2 + (g >> 2), j = SCALE_P ? g : g & 3;
         uint32_t x[4][2]; // positions 2t, 2t + 1, 2t + 8, 2t + 9
-        LV::template chunk<false>(v0,            PARITY, b, j, books, x[0][0], x[0][1]);
-        LV::template chunk<false>(v0 +   stride, PARITY, b, j, books, x[1][0], x[1][1]);
-        LV::template chunk<false>(v0 + 8*stride, PARITY, b, j, books, x[2][0], x[2][1]);
-        LV::template chunk<false>(v0 + 9*stride, PARITY, b, j, books, x[3][0], x[3][1]);
+        LV::template chunk<false>(v0,            par, b, j, books, x[0][0], x[0][1]);
+        LV::template chunk<false>(v0 +   stride, par, b, j, books, x[1][0], x[1][1]);
+        LV::template chunk<false>(v0 + 8*stride, par, b, j, books, x[2][0], x[2][1]);
+        LV::template chunk<false>(v0 + 9*stride, par, b, j, books, x[3][0], x[3][1]);
         half2 d[2];
         if constexpr (!SCALE_P) {
             d[0] = __floats2half2_rn(block_scale<LV>(v0, b),            block_scale<LV>(v0 +   stride, b));
@@ -133,14 +158,15 @@ static __device__ __forceinline__ void add_codes(output<D, LV> (&out)[NT], const
     }
 }
 
-// out[n] += V^T of 16 positions, which start at row, times P of the scores s[n]
+// out[n] += V^T of 16 positions, which start at row, times P of the scores s[n]. par: see row_parity
 template <int D, typename LV, int NT>
-static __device__ __forceinline__ void add_values(output<D, LV> (&out)[NT], const float (&s)[NT][4], const char * row, int stride, const uint32_t * books) {
+static __device__ __forceinline__ void add_values(output<D, LV> (&out)[NT], const float (&s)[NT][4], const char * row, int stride, const uint32_t * books,
+        int par = row_parity<D, LV>()) {
     uint32_t p[NT][value_traits<D, LV>::SCALES][2];
 #pragma unroll
     for (int n = 0; n < NT; ++n) { weigh<D, LV>(p[n], out[n], s[n], row, stride); }
     if constexpr (LV::HALF) { add_halves<D, LV, NT>(out, p, row, stride); }
-    else                    { add_codes <D, LV, NT>(out, p, row, stride, books); }
+    else                    { add_codes <D, LV, NT>(out, p, row, stride, books, par); }
 }
 
 // put(index, value) for column j (of 2t, 2t + 1): this lane's of the D values

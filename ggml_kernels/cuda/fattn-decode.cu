@@ -41,23 +41,25 @@ struct operand_layout {
     }
 };
 
-// whether heads*parts warps of a block can share its tiles; fills in the plan
-static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int heads, int parts, int n_stages) {
+// whether warps of per_warp heads each can share a block's tiles, heads times parts of them; fills in the plan
+static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int heads, int parts, int per_warp, int n_stages) {
     fattn_decode_params & p = plan.params;
     const operand_layout k(K, heads), v(V, heads);
     if (K->ne[2] % heads != 0 || !(k.rows || k.whole) || !(v.rows || v.whole)) {
         return false;
     }
     const int row_k = ggml_row_size(K->type, K->ne[0]), row_v = ggml_row_size(V->type, V->ne[0]);
+    const int pad_k = fattn_decode_padding(heads*row_k), pad_v = fattn_decode_padding(heads*row_v);
     p.n_heads  = heads;
     p.n_parts  = parts;
     p.n_groups = K->ne[2]/heads;
     p.n_stages = n_stages;
-    p.whole_k  = !k.rows;
-    p.whole_v  = !v.rows;
-    p.stride_k = heads*row_k + (p.whole_k ? 0 : 16);
-    p.stride_v = heads*row_v + (p.whole_v ? 0 : 16);
-    plan.tile  = parts*fattn_decode_steps(row_k, row_v)*16;
+    p.whole_k  = !k.rows || (k.whole && pad_k == 0);
+    p.whole_v  = !v.rows || (v.whole && pad_v == 0);
+    p.stride_k = heads*row_k + (p.whole_k ? 0 : pad_k);
+    p.stride_v = heads*row_v + (p.whole_v ? 0 : pad_v);
+    plan.per_warp = per_warp;
+    plan.tile  = parts*fattn_decode_steps(per_warp*row_k, per_warp*row_v)*16;
     const int n_tiles = column_tiles(columns);
     const int stage   = plan.tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(n_tiles, plan.tile);
     const int queries = heads*parts*n_tiles*8*packed_query_bytes(K->ne[0]); // where the last stage will be
@@ -68,8 +70,26 @@ static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_
 
 static bool fits(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int warps, int n_stages, int limit) {
     for (int heads = std::min<int>(K->ne[2], warps); heads >= 1; --heads) {
-        if (lay_out(plan, K, V, columns, heads, warps/heads, n_stages)) {
+        if (lay_out(plan, K, V, columns, heads, warps/heads, 1, n_stages)) {
             return plan.smem <= limit;
+        }
+    }
+    return false;
+}
+
+// as an instance has it that knows its heads at compile time, and with them all strides
+static bool fits_known(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_tensor * V, int columns, int limit) {
+    const int d = K->ne[0];
+    for (const int heads : { FATTN_DECODE_WARPS, FATTN_DECODE_WARPS/2 }) {
+        if (columns > 8 || !fattn_decode_knows(d, heads)) {
+            continue;
+        }
+        const int per_warp = fattn_decode_heads_per_warp(d, ggml_blck_size(K->type), ggml_blck_size(V->type));
+        const int row_k = heads*ggml_row_size(K->type, d), row_v = heads*ggml_row_size(V->type, d);
+        plan.known = lay_out(plan, K, V, columns, heads, FATTN_DECODE_WARPS*per_warp/heads, per_warp, FATTN_DECODE_MAX_STAGES) && plan.smem <= limit &&
+            plan.params.stride_k == row_k + fattn_decode_padding(row_k) && plan.params.stride_v == row_v + fattn_decode_padding(row_v);
+        if (plan.known) {
+            return true;
         }
     }
     return false;
@@ -81,10 +101,11 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
     const int columns = Q->ne[1]*(Q->ne[2]/K->ne[2]);
     const int most    = ggml_cuda_info().devices[device].smpbo;
     const int half    = (most + 1024)/2 - 1024; // leaves room for a second block on the multiprocessor; each takes 1 KiB more
-    const auto fits_with = [&](int warps) {
-        return (K->ne[0] <= 128 && columns <= 8 && (fits(plan, K, V, columns, warps, 3, half) || fits(plan, K, V, columns, warps, 2, half))) ||
-            fits(plan, K, V, columns, warps, 3, most) || fits(plan, K, V, columns, warps, 2, most);
+    const auto fits_into = [&](int warps, int limit) {
+        return (warps == FATTN_DECODE_WARPS && fits_known(plan, K, V, columns, limit)) ||
+            fits(plan, K, V, columns, warps, 3, limit) || fits(plan, K, V, columns, warps, 2, limit);
     };
+    const auto fits_with = [&](int warps) { return (K->ne[0] <= 128 && columns <= 8 && fits_into(warps, half)) || fits_into(warps, most); };
     // A short context fills few multiprocessors: blocks of half the warps are done sooner. Not heads of 128, whose instance with all
     // strides known wants all warps; nobody measured which is better for what the short kernel does not take.
     if (K->ne[0] != 128 && K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits_with(FATTN_DECODE_WARPS/2)) {

@@ -294,13 +294,20 @@ static __device__ __forceinline__ void combine(const fattn_decode_params & p, co
     }
 }
 
+// how add_tile sees it: 16 positions of one head
+template <int D, typename LK, typename LV>
+struct short_shape {
+    static constexpr int PER_WARP = 1, STEPS = 1, ROW_K = LK::row_bytes(D), ROW_V = LV::row_bytes(D);
+    static constexpr int stride_k = short_operand<D, LK>::STRIDE, stride_v = short_operand<D, LV>::STRIDE;
+};
+
 // ---- the kernel ---------------------------------------------------------------------------------------------------------
 
 // grid (runs of positions, KV heads, sequences)
 template <int D, typename LK, typename LV>
 __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const __grid_constant__ fattn_short_params p) {
 #ifdef FATTN_DECODE_AVAILABLE
-    constexpr int WARPS = fattn_short_warps(D), ATTENDING = WARPS - short_encoder_warps(D), TILE = fattn_short_tile(D), STRIDE_K = short_operand<D, LK>::STRIDE, STRIDE_V = short_operand<D, LV>::STRIDE;
+    constexpr int WARPS = fattn_short_warps(D), ATTENDING = WARPS - short_encoder_warps(D), TILE = fattn_short_tile(D);
     const fattn_decode_params & a = p.attention;
     const warp_place place(a);
 
@@ -324,8 +331,9 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     if (!store) { fattn_decode_wait_for_predecessor(); } // for the rows it stored
 
     const int n_tiles = tiles.count(), n_preparers = short_preparers<D>(a.gqa);
-    warp_columns<D, LK, 1> columns;
-    output<D, LV> out[1];
+    const short_shape<D, LK, LV> shape;
+    warp_columns<D, LK, 1> columns[1];
+    output<D, LV> out[1][1];
     int  fetched = 0;
     bool makes   = false; // the token's own rows
 #pragma unroll 1
@@ -358,9 +366,9 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             tiles.set_fresh(position_of(position_k, p.idx[0]), position_of(position_v, p.idx[1]));
             makes = tiles.fresh_k >= 0 || tiles.fresh_v >= 0;
             if (makes && place.warp >= ATTENDING) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
-            columns.find_token_slopes(a, place);
-            columns.take(a, place, packed);
-            out[0].clear();
+            columns[0].find_token_slopes(a, place);
+            columns[0].take(a, place, packed);
+            out[0][0].clear();
         } else if (n_tiles > 2) {
             wait_for_copies<1>();
             __syncthreads();
@@ -370,10 +378,9 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
         for (int piece = place.warp; piece < (place.warp < n_attending ? WARPS : 0); piece += n_attending) {
             if (!tiles.is_seen(i, piece, place.lane)) { continue; }
             if (tiles.awaits(i, piece)) { barrier_wait(made, 0); }
-            columns.mask_at[0][0] = columns.mask_at[0][1] = piece*16 + place.g;
-            add_tile<D, LK, LV, 1, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + piece*16*STRIDE_K, STRIDE_K,
-                tiles.of_v(i) + tiles.v.shift() + piece*16*STRIDE_V, STRIDE_V, (const half *) tiles.of_mask(i),
-                a.n_kv - tiles.first - i*TILE - piece*16 - place.g, books_k, books_v, a);
+            columns[0].mask_at[0][0] = columns[0].mask_at[0][1] = piece*16 + place.g;
+            add_tile<D, LK, LV, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + piece*16*shape.stride_k, tiles.of_v(i) + tiles.v.shift() + piece*16*shape.stride_v,
+                (const half *) tiles.of_mask(i), a.n_kv - tiles.first - i*TILE - piece*16 - place.g, books_k, books_v, shape, a);
         }
         if (n_tiles > 2) { __syncthreads(); } // all have left it: the next but one may come
     }
@@ -381,7 +388,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
 
     __syncthreads(); // nobody reads the tiles any more
     float * parts = (float *) tiles.stages;
-    leave_parts<D, LV>(parts, place, out[0]);
+    leave_parts<D, LV>(parts, place, out[0][0]);
     __syncthreads();
     combine<D>(a, place, parts, p.tickets, (bool *) header);
 #else

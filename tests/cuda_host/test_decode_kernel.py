@@ -23,7 +23,7 @@ _KERNELS = (
     *("fattn-decode-place", "fattn-decode-ring", "fattn-decode-scores", "fattn-decode-values", "fattn-decode-loaders"),
     *("fattn-decode-query", "fattn-decode-params"),
 )
-_CASES = 12
+_CASES = 18
 
 WAYS = {
     "Ampere, late": (),

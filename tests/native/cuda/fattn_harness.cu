@@ -24,7 +24,7 @@ struct shape {
     bool rotate, sinks; // rotate: the output
     float softcap, max_bias;
     int splits = INT_MAX; // at most: with few, a block has more tiles than stages
-    bool packed = false;  // queries packed, and positions of K and of V stored, by the launch ahead, which is late
+    bool packed = false;  // queries are packed; in a check, by the launch ahead, which is late and stores positions of K and of V as well
 };
 
 struct late_bytes {
@@ -104,16 +104,18 @@ static void run(const shape & s, bool check, int sets) {
     p.n_head_log2 = 1 << (int) floorf(log2f(n_head));
     p.m0 = powf(2.0f, -s.max_bias/p.n_head_log2); p.m1 = powf(2.0f, -s.max_bias/2/p.n_head_log2);
     p.n_q = s.n_q; p.n_kv = s.n_kv; p.n_head = n_head; p.gqa = s.gqa;
-    p.n_heads = std::min(FATTN_DECODE_WARPS, s.n_head_kv); p.n_parts = FATTN_DECODE_WARPS/p.n_heads; p.n_groups = s.n_head_kv/p.n_heads;
+    const int per_warp = block_shape<D, LK, LV, HEADS>::PER_WARP;
+    p.n_heads = HEADS ? HEADS : std::min(FATTN_DECODE_WARPS, s.n_head_kv); p.n_parts = FATTN_DECODE_WARPS*per_warp/p.n_heads; p.n_groups = s.n_head_kv/p.n_heads;
     p.n_stages = HEADS || rk + rv < 280 ? 3 : 2;
-    p.whole_k = p.n_heads*rk%16 != 0; p.whole_v = p.n_heads*rv%16 != 0;
-    p.stride_k = p.n_heads*rk + (p.whole_k ? 0 : 16); p.stride_v = p.n_heads*rv + (p.whole_v ? 0 : 16);
+    const int pad_k = fattn_decode_padding(p.n_heads*rk), pad_v = fattn_decode_padding(p.n_heads*rv);
+    p.whole_k = p.n_groups == 1 && pad_k == 0; p.whole_v = p.n_groups == 1 && pad_v == 0;
+    p.stride_k = p.n_heads*rk + pad_k; p.stride_v = p.n_heads*rv + pad_v;
     p.nbq1 = n_head*D*4; p.nbq2 = D*4;
     p.nbk1 = s.n_head_kv*rk; p.nbk2 = rk; p.nbv1 = s.n_head_kv*rv; p.nbv2 = rv; p.nbm1 = n_mask*2; p.seq_m = 1;
-    const int tile = p.n_parts*fattn_decode_steps(rk, rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
+    const int tile = p.n_parts*fattn_decode_steps(per_warp*rk, per_warp*rv)*16, columns = (s.n_q*s.gqa + NT*8 - 1)/(NT*8);
     const int stage = tile*(p.stride_k + p.stride_v) + fattn_decode_mask_bytes(NT, tile);
     const int smem = FATTN_DECODE_HEADER + (p.n_stages - 1)*stage + std::max(stage, p.n_heads*p.n_parts*NT*8*packed_query_bytes(D)) + 16;
-    const int threads = p.n_heads*p.n_parts*32;
+    const int threads = p.n_heads/per_warp*p.n_parts*32;
 
     auto * kernel = fattn_decode<D, LK, LV, NT, HEADS>;
     cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
@@ -123,7 +125,7 @@ static void run(const shape & s, bool check, int sets) {
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     const int tiles = (s.n_kv + tile - 1)/tile;
     p.n_splits = std::max(1, std::min({ tiles, per_sm*sms/(p.n_groups*columns), s.splits }));
-    const int parts = p.n_splits*p.n_parts;
+    const int parts = p.n_splits*(block_shape<D, LK, LV, HEADS>::ONE_PART ? 1 : p.n_parts);
 
     std::vector<const char *> dk(sets), dv(sets);
     for (int i = 0; i < sets; ++i) { dk[i] = (const char *) upload(hk); dv[i] = (const char *) upload(hv); }
@@ -138,7 +140,7 @@ static void run(const shape & s, bool check, int sets) {
             late_q.n = n_head*packed_query_bytes(D);
             CHECK(cudaMalloc(&late_q.from, late_q.n)); CHECK(cudaMalloc(&late_q.to, late_q.n));
             pack_rows<D><<<n_head, 32>>>((const float *) p.q, (char *) late_q.from, LK::UNIT);
-            p.packed_q = late_q.to;
+            p.packed_q = check ? late_q.to : late_q.from;
         }
     }
     const int at_k = s.n_kv - 5, at_v = std::max(0, s.n_kv - 75); // the mask hides no more than the last three; in two tiles
@@ -148,7 +150,8 @@ static void run(const shape & s, bool check, int sets) {
     const int64_t * idx_k = upload(std::vector<int64_t>{ at_k });
     const int32_t * idx_v = upload(std::vector<int32_t>{ at_v });
     fattn_decode_token token = {};
-    if (s.packed) {
+    const bool late = s.packed && check;
+    if (late) {
         token = { { { idx_k, true }, { idx_v, false } } };
         CHECK(cudaMemset((char *) dk[0] + late_k, 0x7f, p.nbk1)); // NaN
         CHECK(cudaMemset((char *) dv[0] + late_v, 0x7f, p.nbv1));
@@ -160,7 +163,7 @@ static void run(const shape & s, bool check, int sets) {
     early.val.programmaticStreamSerializationAllowed = 1;
     auto launch = [&](int set) {
         p.k = dk[set]; p.v = dv[set];
-        if (s.packed) {
+        if (late) {
             store_late<<<1, 128>>>({ (char *) p.k + late_k, row_k, (int) p.nbk1 }, { (char *) p.v + late_v, row_v, (int) p.nbv1 }, late_q);
         }
         cudaLaunchConfig_t config = {};
@@ -168,7 +171,7 @@ static void run(const shape & s, bool check, int sets) {
         config.blockDim         = dim3(threads);
         config.dynamicSmemBytes = smem;
         config.attrs            = &early;
-        config.numAttrs         = s.packed;
+        config.numAttrs         = late;
         CHECK(cudaLaunchKernelEx(&config, kernel, fattn_decode_params(p), token));
         fattn_decode_combine<D><<<dim3(n_head*s.n_q, D/64), parts > 64 ? 1024 : 256, parts*4>>>(p.part, p.meta, dst, p.sinks, parts, n_head, s.n_q, s.rotate);
     };
@@ -210,6 +213,10 @@ template <typename LK, typename LV> static void check_pair() {
     run<128, LK, LV, 2, 0>({ 1000, 4, 4, 7, true,  true,  0.0f, 0.0f }, true, 1);
     run<128, LK, LV, 1, 0>({ 1000, 4, 4, 1, true,  false, 0.0f, 0.0f, 3, true }, true, 1);
     run< 64, LK, LV, 2, 0>({ 1000, 2, 5, 3, true,  true,  0.0f, 0.0f, 2 }, true, 1);
+    run< 64, LK, LV, 1, 4>({ 1000, 4, 8, 1, true,  true,  0.0f, 0.0f, 2, true }, true, 1);
+    run< 64, LK, LV, 1, 4>({ 1024, 4, 2, 3, true,  false, 5.0f, 0.0f }, true, 1);
+    run< 64, LK, LV, 1, 8>({ 1000, 16, 7, 1, true, false, 0.0f, 8.0f }, true, 1);
+    run< 64, LK, LV, 1, 8>({  999, 8, 4, 2, true,  true,  0.0f, 0.0f, 1 }, true, 1);
     run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, INT_MAX, true }, true, 1);
     run< 64, LK, LV, 1, 0>({ 1000, 3, 3, 1, true,  false, 0.0f, 0.0f, 1 }, true, 1);
     run<256, LK, LV, 2, 0>({  100, 2, 9, 1, true,  false, 0.0f, 0.0f, INT_MAX, true }, true, 1);
@@ -222,11 +229,13 @@ template <typename LK, typename LV> static void check_small() {
     run<128, LK, LV, 1, 8>({ 200, 8, 4, 1, true,  true,  0.0f, 0.0f, 1 }, true, 1);
     run<128, LK, LV, 1, 8>({  60, 8, 4, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
     run< 64, LK, LV, 2, 0>({ 300, 2, 5, 3, true,  true,  0.0f, 0.0f, 1 }, true, 1);
+    run< 64, LK, LV, 1, 4>({ 300, 4, 3, 2, true,  true,  0.0f, 8.0f, 1 }, true, 1);
+    run< 64, LK, LV, 1, 8>({ 130, 16, 2, 1, true, false, 0.0f, 0.0f, 1, true }, true, 1);
     run<256, LK, LV, 1, 0>({ 150, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
 }
 
 template <int D, typename LK, typename LV, int HEADS> static void time_pair(int n_head_kv, int gqa, int sets) {
-    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f }, false, sets);
+    run<D, LK, LV, 1, HEADS>({ 131072, n_head_kv, gqa, 1, true, false, 0.0f, 0.0f, INT_MAX, true }, false, sets);
 }
 
 int main(int argc, char ** argv) {
@@ -260,7 +269,11 @@ int main(int argc, char ** argv) {
     time_pair<128, load_q8_0,   load_q8_0,   8>(8, 4, 4);
     time_pair<128, load_q4_0,   load_q4_0,   8>(8, 4, 6);
     time_pair<128, load_f16,    load_turbo4, 0>(8, 4, 4);
-    time_pair< 64, load_turbo3, load_turbo3, 0>(8, 8, 8);
+    time_pair< 64, load_turbo3, load_turbo3, 4>(4, 8, 16);
+    time_pair< 64, load_turbo4, load_turbo4, 4>(4, 8, 16);
+    time_pair< 64, load_q8_0,   load_q8_0,   4>(4, 8, 12);
+    time_pair< 64, load_turbo3, load_turbo3, 8>(16, 8, 6);
+    time_pair< 64, load_turbo3, load_turbo3, 0>(4, 8, 16);
     time_pair<256, load_turbo3, load_turbo3, 0>(4, 4, 6);
     printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
     return failures != 0;
