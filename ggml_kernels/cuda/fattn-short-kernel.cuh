@@ -321,8 +321,8 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     float    * rows    = (float *) (packed + (a.gqa*packed_query_bytes(D) + 15)/16*16);
 
     short_tiles<D, LK, LV> tiles;
-    tiles.first  = place.split*p.run;
-    tiles.end    = min(tiles.first + p.run, a.n_kv);
+    tiles.first  = (place.split*p.tiles + min(place.split, p.more))*TILE;
+    tiles.end    = min(tiles.first + (p.tiles + (place.split < p.more))*TILE, a.n_kv);
     tiles.stages = header + fattn_short_header(D, LK::row_bytes(D), LV::row_bytes(D), a.gqa);
     tiles.mask   = a.mask && gridDim.z > 1 ? a.mask + place.seq%a.seq_m*a.nbm3 : a.mask;
     tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, a.nbk1 };

@@ -14,7 +14,7 @@ struct fattn_short_params {
     fattn_decode_params attention; // n_q is 1
     fattn_short_input   input[3];  // Q, K, V
     fattn_decode_index  idx[2];    // K, V; there, if input[1] is
-    int        run;                // positions of a block, a multiple of the tile
+    int        tiles, more;        // of a block, and how many blocks, the first ones, have one more: the last has the token's own rows to make
     unsigned * tickets;            // [seq][KV head] blocks that are done; zero before and after
 };
 

@@ -10,9 +10,6 @@
 // Up to here fewer launches are worth more than how fast the cache is read.
 constexpr int MAX_POSITIONS = 16*1024;
 
-// Positions that a block should have at least: a tile of heads of 128.
-constexpr int MIN_RUN = 256;
-
 // whether copies of 16 bytes bring whole rows of a head, and nothing from past the tensor's end
 static bool can_copy(const ggml_tensor * t) {
     const int row = ggml_row_size(t->type, t->ne[0]);
@@ -27,13 +24,14 @@ static bool lay_out(int device, const ggml_tensor * dst, fattn_short_plan & plan
     const int d = K->ne[0], tile = fattn_short_tile(d), heads = K->ne[2]*Q->ne[3], gqa = Q->ne[2]/K->ne[2];
     const int row_k = ggml_row_size(K->type, d), row_v = ggml_row_size(V->type, d);
     const int most  = std::max(1, std::min(FATTN_SHORT_MAX_SPLITS, ggml_cuda_info().devices[device].nsm/heads));
-    const int wanted = std::max(1, std::min<int>(most, (K->ne[1] + MIN_RUN - 1)/MIN_RUN));
-    plan.params.run = GGML_PAD((K->ne[1] + wanted - 1)/wanted, tile);
-    plan.head_size  = d;
-    plan.n_seq      = Q->ne[3];
-    a.n_splits = (K->ne[1] + plan.params.run - 1)/plan.params.run;
+    const int tiles = (K->ne[1] + tile - 1)/tile, least = (256 + tile - 1)/tile; // of a block: 256 positions, or it is not worth its parts
+    a.n_splits = std::max(1, std::min(most, tiles/least));
     a.n_groups = K->ne[2];
-    const int stages = std::min(2, plan.params.run/tile)*fattn_short_stage(d, row_k, row_v);
+    plan.params.tiles = tiles/a.n_splits;
+    plan.params.more  = tiles%a.n_splits;
+    plan.head_size    = d;
+    plan.n_seq        = Q->ne[3];
+    const int stages = std::min(2, plan.params.tiles + (plan.params.more > 0))*fattn_short_stage(d, row_k, row_v);
     plan.smem = FATTN_SHORT_MAX_ENCODERS + fattn_short_header(d, row_k, row_v, gqa) + std::max(stages, fattn_short_parts(d, gqa)) + 16; // as in fattn-decode.cu
     return plan.smem <= (int) ggml_cuda_info().devices[device].smpbo;
 }

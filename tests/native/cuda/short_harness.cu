@@ -23,7 +23,7 @@ static int failures = 0;
 
 struct shape {
     int n_kv, n_head_kv, gqa, position; // position: of the token, which sees all up to itself
-    int run;                            // positions of a block
+    int splits;
     bool rotate, sinks, center;
     int apart = 0;                      // V is stored so far before K
 };
@@ -188,8 +188,10 @@ template <int D, typename LK, typename LV> static void run(const shape & s, char
     a.nbk1 = s.n_head_kv*rk; a.nbk2 = rk; a.nbk3 = (int64_t) s.n_kv*a.nbk1;
     a.nbv1 = s.n_head_kv*rv; a.nbv2 = rv; a.nbv3 = (int64_t) s.n_kv*a.nbv1;
     a.mask = (const char *) mask; a.nbm3 = s.n_kv*2; a.dst = dst; a.rotate_dst = s.rotate; a.sinks = s.sinks ? sinks : nullptr;
-    p.run = s.run;
-    a.n_splits = (s.n_kv + s.run - 1)/s.run;
+    const int tiles = (s.n_kv + fattn_short_tile(D) - 1)/fattn_short_tile(D);
+    a.n_splits = s.splits;
+    p.tiles = tiles/s.splits;
+    p.more  = tiles%s.splits;
     for (int i = 0; i < 3; ++i) {
         attention_source & source = p.input[i].source;
         source.x = qkv + (i == 0 ? 0 : n_head + (i - 1)*s.n_head_kv)*D;
@@ -207,7 +209,7 @@ template <int D, typename LK, typename LV> static void run(const shape & s, char
     CHECK(cudaMalloc(&p.tickets, s.n_head_kv*4)); CHECK(cudaMemset(p.tickets, 0, s.n_head_kv*4));
     CHECK(cudaMalloc(&a.part, (size_t) n_head*a.n_splits*D*4)); CHECK(cudaMalloc(&a.meta, (size_t) n_head*a.n_splits*8));
 
-    const int stages = std::min(2, s.run/fattn_short_tile(D))*fattn_short_stage(D, rk, rv);
+    const int stages = std::min(2, p.tiles + (p.more > 0))*fattn_short_stage(D, rk, rv);
     const int smem = FATTN_SHORT_MAX_ENCODERS + fattn_short_header(D, rk, rv, s.gqa) + std::max(stages, fattn_short_parts(D, s.gqa)) + 16;
     auto * kernel = fattn_short<D, LK, LV>;
     cudaFuncAttributes attr; CHECK(cudaFuncGetAttributes(&attr, kernel));
@@ -218,7 +220,7 @@ template <int D, typename LK, typename LV> static void run(const shape & s, char
     };
     attention(0, 0);
     CHECK(cudaGetLastError()); CHECK(cudaDeviceSynchronize());
-    printf("%s/%s D=%d kv=%d position=%d heads=%dx%d run=%d%s%s%s regs=%d local=%zu smem=%d", format<LK>::name(), format<LV>::name(), D, s.n_kv, s.position, s.n_head_kv, s.gqa, s.run,
+    printf("%s/%s D=%d kv=%d position=%d heads=%dx%d splits=%d%s%s%s regs=%d local=%zu smem=%d", format<LK>::name(), format<LV>::name(), D, s.n_kv, s.position, s.n_head_kv, s.gqa, s.splits,
         s.rotate ? " rot" : "",  s.sinks ? " sinks" : "", s.center ? " center" : "", attr.numRegs, attr.localSizeBytes, smem);
     std::vector<uint8_t> k(hk.size()), v(hv.size());
     std::vector<float> out((size_t) n_head*D);
@@ -238,24 +240,28 @@ template <int D, typename LK, typename LV> static void run(const shape & s, char
 }
 
 template <typename LK, typename LV> static void check_pair() {
-    run<128, LK, LV>({  256, 8, 4,   31,  256, true,  false, false }, nullptr);
-    run<128, LK, LV>({  256, 8, 4,  255,  256, true,  true,  true  }, nullptr);
-    run<128, LK, LV>({ 1024, 8, 4,  700,  256, true,  false, false }, nullptr);
-    run<128, LK, LV>({ 8192, 8, 4, 8000, 1024, false, true,  false }, nullptr);
-    run< 64, LK, LV>({  512, 8, 8,  300,  256, true,  false, true  }, nullptr);
-    run<128, LK, LV>({ 1024, 8, 4,  600,  256, true,  false, false, 90 }, nullptr);
-    run<128, LK, LV>({ 4096, 8, 8, 4000, 1024, true,  false, false }, nullptr);
-    run<256, LK, LV>({ 2048, 2, 8, 2000, 1024, true,  true,  true  }, nullptr);
-    run<256, LK, LV>({  512, 4, 4,  400,  256, true,  false, false, 70 }, nullptr);
-    run< 64, LK, LV>({ 4096, 8, 7, 4000, 1024, true,  false, false }, nullptr);
-    run<256, LK, LV>({  256, 4, 2,  100,  128, true,  false, false }, nullptr);
-    run< 64, LK, LV>({  256, 8, 1,    0,  256, true,  false, false }, nullptr);
+    run<128, LK, LV>({  256, 8, 4,   31,    1, true,  false, false }, nullptr);
+    run<128, LK, LV>({  256, 8, 4,  255,    1, true,  true,  true  }, nullptr);
+    run<128, LK, LV>({ 1024, 8, 4,  700,    4, true,  false, false }, nullptr);
+    run<128, LK, LV>({ 8192, 8, 4, 8000,    8, false, true,  false }, nullptr);
+    run< 64, LK, LV>({  512, 8, 8,  300,    2, true,  false, true  }, nullptr);
+    run<128, LK, LV>({ 1024, 8, 4,  600,    4, true,  false, false, 90 }, nullptr);
+    run<128, LK, LV>({ 4096, 8, 8, 4000,    4, true,  false, false }, nullptr);
+    run<256, LK, LV>({ 2048, 2, 8, 2000,    2, true,  true,  true  }, nullptr);
+    run<128, LK, LV>({ 2304, 8, 4, 2100,    4, true,  false, false }, nullptr);
+    run<128, LK, LV>({ 8448, 8, 4, 8193,   16, true,  false, false }, nullptr);
+    run< 64, LK, LV>({ 1280, 4, 8, 1030,    3, true,  true,  false, 300 }, nullptr);
+    run<256, LK, LV>({  512, 4, 4,  400,    2, true,  false, false, 70 }, nullptr);
+    run< 64, LK, LV>({ 4096, 8, 7, 4000,    4, true,  false, false }, nullptr);
+    run<256, LK, LV>({  256, 4, 2,  100,    2, true,  false, false }, nullptr);
+    run< 64, LK, LV>({  256, 8, 1,    0,    1, true,  false, false }, nullptr);
 }
 
 template <typename LK, typename LV> static void time_pair(char * weights) {
-    run<128, LK, LV>({  256, 8, 4,   20,  256, true, false, false }, weights);
-    run<128, LK, LV>({  256, 8, 4,  250,  256, true, false, false }, weights);
-    run<128, LK, LV>({ 8192, 8, 4, 8180,  512, true, false, false }, weights);
+    run<128, LK, LV>({  256, 8, 4,   20,    1, true, false, false }, weights);
+    run<128, LK, LV>({  256, 8, 4,  250,    1, true, false, false }, weights);
+    run<128, LK, LV>({ 8192, 8, 4, 8180,   16, true, false, false }, weights);
+    run<128, LK, LV>({ 8448, 8, 4, 8200,   16, true, false, false }, weights);
 }
 
 int main(int argc, char ** argv) {
