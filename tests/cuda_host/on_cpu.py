@@ -6,12 +6,18 @@ import subprocess
 from pathlib import Path
 
 from tests.clang import OLDEST_WITH_HALVES, clang_for
-from tests.cuda_host.cuda_to_cpp import kernels
+from tests.cuda_host.cuda_to_cpp import harness, kernels
 from turbobench import stack
 from turbobench.paths import kernels_dir
 from turbobench.source import fetch, load_pin
 
 TESTS = Path(__file__).parent.parent
+
+DECODE_KERNELS = (
+    *("attention-row", "turbo-quants-decode", "fattn-decode-kernel", "fattn-decode-columns", "fattn-decode-combine"),
+    *("fattn-decode-place", "fattn-decode-ring", "fattn-decode-scores", "fattn-decode-values", "fattn-decode-loaders"),
+    *("fattn-decode-query", "fattn-decode-params"),
+)
 
 Fault = tuple[str, str, str]
 """A header's name, a text in it, and what replaces that."""
@@ -25,6 +31,15 @@ def write_kernels(out: Path, headers: tuple[str, ...], faults: tuple[Fault, ...]
             assert header != name or text in source, f"{name} has no place for this fault any more: {text}"
             source = source.replace(text, instead) if header == name else source
         (out / f"{name}.cuh").write_text(source, "utf-8")
+
+
+def write_harness(out: Path, name: str) -> Path:
+    """Write a harness of tests/native/cuda, and the formats that it shares, to `out` as C++; returns its path."""
+    native = TESTS / "native" / "cuda"
+    (out / "cache_formats.cuh").write_text((native / "cache_formats.cuh").read_text("utf-8"), "utf-8")
+    check = out / "harness.cpp"
+    check.write_text(harness((native / name).read_text("utf-8")), "utf-8")
+    return check
 
 
 def run(check: Path, out: Path, options: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:

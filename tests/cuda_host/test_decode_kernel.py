@@ -14,15 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.cuda_host import on_cpu
-from tests.cuda_host.cuda_to_cpp import harness
 
 pytestmark = pytest.mark.build  # needs llama.cpp's headers
 
-_KERNELS = (
-    *("attention-row", "turbo-quants-decode", "fattn-decode-kernel", "fattn-decode-columns", "fattn-decode-combine"),
-    *("fattn-decode-place", "fattn-decode-ring", "fattn-decode-scores", "fattn-decode-values", "fattn-decode-loaders"),
-    *("fattn-decode-query", "fattn-decode-params"),
-)
 _CASES = 18
 
 WAYS = {
@@ -35,11 +29,8 @@ WAYS = {
 
 def _run(out: Path, way: str, *faults: on_cpu.Fault) -> subprocess.CompletedProcess[str]:
     """Compile the harness and run its small cases."""
-    on_cpu.write_kernels(out, _KERNELS, faults)
-    native = on_cpu.TESTS / "native" / "cuda"
-    (out / "cache_formats.cuh").write_text((native / "cache_formats.cuh").read_text("utf-8"), "utf-8")
-    check = out / "harness.cpp"
-    check.write_text(harness((native / "fattn_harness.cu").read_text("utf-8")), "utf-8")
+    on_cpu.write_kernels(out, on_cpu.DECODE_KERNELS, faults)
+    check = on_cpu.write_harness(out, "fattn_harness.cu")
     return on_cpu.run(check, out, WAYS[way], "small")
 
 
@@ -73,6 +64,13 @@ def test_the_kernel_agrees_with_float64(way: str, tmp_path: Path) -> None:
             "if (first + i == fresh_k || first + i == fresh_v) { fattn_decode_wait_for_predecessor(); }",
             "",
             id="the token's own rows not waited for",
+        ),
+        pytest.param(
+            "Hopper, late",
+            "fattn-decode-combine",
+            "__syncthreads();\n        if (place.part < n) {",
+            "if (place.part < n) {",
+            id="parts added before they are there",
         ),
     ],
 )

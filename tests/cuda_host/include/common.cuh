@@ -5,8 +5,15 @@
 
 #include <functional>
 #include <map>
+#include <utility>
+
+// what of the kernels has a form for AMD takes NVIDIA's here
+#undef GGML_USE_HIP
+#undef __HIP_DEVICE_COMPILE__
+#define __grid_constant__
 
 using std::max, std::min;
+inline int min(int a, int b) { return std::min(a, b); } // of int and what becomes one
 
 inline dim blockDim = { WARP_SIZE, 1, 1 };
 inline dim place_of_thread() {
@@ -25,6 +32,8 @@ inline unsigned __ballot_sync(unsigned, int v) {
     return r;
 }
 
+template <typename T> T __shfl_sync(unsigned, T v, int from, int = WARP_SIZE) { return host::exchange(v).at(from); }
+
 inline bool __any_sync(unsigned m, int v) { return __ballot_sync(m, v) != 0; }
 inline bool __all_sync(unsigned m, int v) { return __ballot_sync(m, v) == ~0u; }
 
@@ -33,3 +42,46 @@ inline int   __float2int_rn(float x)                                     { retur
 inline float rsqrtf(float x)                                             { return 1.0f/sqrtf(x); }
 inline half2 __hadd2(half2 a, half2 b)                                   { return a + b; }
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t n) { return (uint32_t) (((uint64_t) high << 32 | low) >> (n & 31)); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz((unsigned) x); }
+inline half __float2half_rn(float x) { return __float2half(x); }
+inline int  __dp4a(int a, int b, int c) { return ggml_cuda_dp4a(a, b, c); }
+
+// two int16 times the lower or the upper two of four int8
+template <int FIRST> int dot_of_two(int a, int b, int c) {
+    for (int i = 0; i < 2; ++i) { c += (int16_t) (a >> 16*i)*(int8_t) (b >> 8*(FIRST + i)); }
+    return c;
+}
+inline int __dp2a_lo(int a, int b, int c) { return dot_of_two<0>(a, b, c); }
+inline int __dp2a_hi(int a, int b, int c) { return dot_of_two<2>(a, b, c); }
+
+inline uint3    init_fastdiv_values(uint64_t d)    { return { 0, 0, (uint32_t) d }; }
+inline uint32_t fastdiv(uint32_t n, uint3 d)       { return n/d.z; }
+inline uint32_t fastmodulo(uint32_t n, uint3 d)    { return n%d.z; }
+
+// blocks run one after another
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned * at, unsigned v) { return std::exchange(*at, *at + v); }
+
+// bar.sync of some warps
+inline void named_barrier(int id, int threads) {
+    static std::map<int, std::pair<int, unsigned>> barriers; // how many are there, and how often all were
+    auto & [there, turn] = barriers[id];
+    if (++there == threads) {
+        there = 0;
+        ++turn;
+        return;
+    }
+    host::wait_until([&turn = turn, mine = turn] { return turn != mine; });
+}
+
+// prmt without a mode
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+    const uint64_t bytes = (uint64_t) b << 32 | a;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t s = selector >> 4*i & 15, byte = (uint32_t) (bytes >> 8*(s & 7)) & 0xff;
+        r |= (s & 8 ? (byte & 0x80 ? 0xffu : 0u) : byte) << 8*i;
+    }
+    return r;
+}

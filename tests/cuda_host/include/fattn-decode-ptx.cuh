@@ -75,16 +75,7 @@ inline uint32_t transpose_8x8(uint32_t v) {
     return r;
 }
 
-// prmt without a mode
-inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
-    const uint64_t bytes = (uint64_t) b << 32 | a;
-    uint32_t r = 0;
-    for (int i = 0; i < 4; ++i) {
-        const uint32_t s = selector >> 4*i & 15, byte = (uint32_t) (bytes >> 8*(s & 7)) & 0xff;
-        r |= (s & 8 ? (byte & 0x80 ? 0xffu : 0u) : byte) << 8*i;
-    }
-    return r;
-}
+inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
 
 // ---- copies and their barriers --------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 // llama.cpp. The check is against float64 on the host, with K and V as the kernel stored them. Build with
 //   nvcc -O3 -std=c++17 -arch=sm_90 -use_fast_math -extended-lambda -I ggml_kernels/common -I ggml_kernels/cuda
 //     -I SOURCE/ggml/include -I SOURCE/ggml/src -I SOURCE/ggml/src/ggml-cuda tests/native/cuda/short_harness.cu
-// where SOURCE is a patched tree ("turbobench apply"). "check" leaves out the timing (for compute-sanitizer).
+// where SOURCE is a patched tree ("turbobench apply"). "check" leaves out the timing (for compute-sanitizer), "small" is for a CPU that
+// runs the threads one by one (tests/cuda_host).
 
 #include "common.cuh"
 
@@ -14,6 +15,7 @@
 #include "fattn-short-kernel.cuh"
 
 #include "cache_formats.cuh"
+#include "token_graph.cuh"
 
 #include <algorithm>
 
@@ -95,69 +97,6 @@ static void compare(const shape & s, const inputs & in, const std::vector<uint8_
     const bool ok = error < 2e-3 && nmse < 0.04; // NaN is not
     printf("  rel err %.2e, stored nmse %.4f %s", error, nmse, ok ? "ok" : "WRONG");
     failures += !ok;
-}
-
-// ---- the rest of a layer ------------------------------------------------------------------------------------------------------
-
-// a product as far as memory is concerned; leaves `out`, for what comes next
-static __global__ void stream_weights(const uint4 * weights, size_t n, const float * in, float * out, int n_out) {
-    const size_t thread = (size_t) blockIdx.x*blockDim.x + threadIdx.x, all = (size_t) gridDim.x*blockDim.x;
-    fattn_decode_wait_for_predecessor();
-    uint32_t sum = 0;
-    for (size_t i = thread; i < n; i += all) { sum += weights[i].x ^ weights[i].w; }
-    if (thread < n_out) { out[thread] = in[thread] + (sum == 0x12345678 ? 1e-9f : 0.0f); }
-}
-
-static __global__ void nothing(const float * in, float * out) {
-    fattn_decode_let_successor_start();
-    fattn_decode_wait_for_predecessor();
-    out[threadIdx.x] = in[threadIdx.x];
-}
-
-template <typename... T, typename... A> static void launch(cudaStream_t stream, void (*kernel)(T...), dim3 grid, int threads, size_t smem, A... args) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = smem;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    CHECK(cudaLaunchKernelEx(&config, kernel, T(args)...));
-}
-
-constexpr int    LAYERS = 36;
-constexpr size_t MB = 1 << 20, PRODUCTS[] = { 14*MB, 9*MB, 56*MB, 28*MB }; // Q K V; output; gate and up; down: Q4_0
-
-// microseconds a layer, of the median of some graphs
-template <typename F> static double time_layers(char * weights, float * in, float * qkv, float * scratch, int n_qkv, F attention) {
-    cudaStream_t stream; CHECK(cudaStreamCreate(&stream));
-    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    for (int layer = 0; layer < LAYERS; ++layer) {
-        char * at = weights + layer*(PRODUCTS[0] + PRODUCTS[1] + PRODUCTS[2] + PRODUCTS[3]);
-        for (int i = 0; i < 4; ++i) {
-            launch(stream, nothing, 1, 128, 0, in, scratch);
-            launch(stream, stream_weights, 132*8, 256, 0, (const uint4 *) at, PRODUCTS[i]/16, in, i == 0 ? qkv : scratch, i == 0 ? n_qkv : 128);
-            at += PRODUCTS[i];
-            if (i == 0) { attention(stream, layer); }
-        }
-    }
-    cudaGraph_t graph; CHECK(cudaStreamEndCapture(stream, &graph));
-    cudaGraphExec_t exec; CHECK(cudaGraphInstantiate(&exec, graph, 0));
-    cudaEvent_t a, b; cudaEventCreate(&a); cudaEventCreate(&b);
-    std::vector<float> times;
-    for (int rep = 0; rep < 40; ++rep) {
-        cudaEventRecord(a, stream);
-        CHECK(cudaGraphLaunch(exec, stream));
-        cudaEventRecord(b, stream);
-        CHECK(cudaEventSynchronize(b));
-        float ms; cudaEventElapsedTime(&ms, a, b); times.push_back(ms);
-    }
-    std::sort(times.begin(), times.end());
-    CHECK(cudaGraphExecDestroy(exec)); CHECK(cudaGraphDestroy(graph)); CHECK(cudaStreamDestroy(stream));
-    return times[times.size()/2]*1e3/LAYERS;
 }
 
 // ---- one case ------------------------------------------------------------------------------------------------------------
@@ -257,6 +196,15 @@ template <typename LK, typename LV> static void check_pair() {
     run< 64, LK, LV>({  256, 8, 1,    0,    1, true,  false, false }, nullptr);
 }
 
+// two tiles and three, the token's rows in the first, the last and one that is not fetched yet; V elsewhere than K; runs that differ; heads of each size
+template <typename LK, typename LV> static void check_small() {
+    run<128, LK, LV>({  512, 4, 2,  300,    1, true,  true,  true  }, nullptr);
+    run<128, LK, LV>({ 1280, 4, 2, 1100,    3, true,  false, false, 400 }, nullptr);
+    run<128, LK, LV>({  768, 4, 3,  760,    1, true,  true,  false, 700 }, nullptr);
+    run< 64, LK, LV>({  600, 8, 8,  555,    2, true,  false, true  }, nullptr);
+    run<256, LK, LV>({  400, 2, 2,  200,    3, false, true,  false, 150 }, nullptr);
+}
+
 template <typename LK, typename LV> static void time_pair(char * weights) {
     run<128, LK, LV>({  256, 8, 4,   20,    1, true, false, false }, weights);
     run<128, LK, LV>({  256, 8, 4,  250,    1, true, false, false }, weights);
@@ -265,6 +213,13 @@ template <typename LK, typename LV> static void time_pair(char * weights) {
 }
 
 int main(int argc, char ** argv) {
+    if (argc > 1 && !strcmp(argv[1], "small")) {
+        check_small<load_turbo3, load_turbo3>();
+        check_small<load_q8_0,   load_turbo4>();
+        check_small<load_f16,    load_q5_0>();
+        printf(failures ? "WRONG: %d of the cases\n" : "all ok\n", failures);
+        return failures != 0;
+    }
     check_pair<load_turbo3, load_turbo3>();
 #ifndef ONE_PAIR
     check_pair<load_q8_0,   load_turbo4>();
