@@ -2,7 +2,7 @@
 
 // FLASH_ATTN_EXT for a few queries on a packed K/V cache, by tensor cores, without an f16 copy of the cache.
 //
-// A warp owns one KV head (and the queries of its GQA group) and walks over positions, 16 at a time:
+// A warp owns one KV head, or two (and the queries of their GQA groups), and walks over positions, 16 at a time:
 //   S^T [16 pos x 8 q] = K [16 x D] Q^T [D x 8]    codes: mma.m16n8k32 on int8, Q as two int8 parts; f16: mma.m16n8k16
 //   P   = exp(S - max), times V's scale where a block covers enough values, transposed by movmatrix
 //   O^T [D x 8 q]     += V^T [D x 16 pos] P        mma.m16n8k16; codes: two positions interleaved by byte shuffles
@@ -12,7 +12,8 @@
 // the packed format gives; Q is loaded, and O is written, in the same order.
 //
 // The warps of a block share the tiles: n_heads neighbouring KV heads times n_parts runs of positions. A head's partial
-// results, one for each split and part, are combined by a second kernel, which can also undo the rotation of V.
+// results, one for each split and part (or for each split, where its parts are added up before), are combined by a second
+// kernel, which can also undo the rotation of V.
 
 #include "fattn-decode-columns.cuh"
 #include "fattn-decode-combine.cuh"
@@ -96,6 +97,7 @@ fattn_decode(const fattn_decode_params p, const fattn_decode_token token) {
 #pragma unroll
         for (int n = 0; n < NT; ++n) { out[h][n].clear(); }
     }
+    ring.let_copies_overwrite();
     __syncthreads(); // the last stage is free now
     if (ring.clears()) {
         ring.clear(ring.n_stages - 1);

@@ -24,7 +24,8 @@ struct fattn_decode_params {
     const char  * k;
     const char  * v;
     const char  * mask;      // half, or null; rows are 16-byte aligned and as long as the tiles need (fattn_short: 4-byte, of any length)
-    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts, in a short context one.
+    // What is left to combine: [seq][head][q][part][D], and its maximum (log2 domain) and sum. A split leaves n_parts, or one, where its
+    // warps add theirs up (block_shape::ONE_PART) and in a short context.
     float       * part;
     float2      * meta;
     float       * dst;
@@ -57,12 +58,14 @@ constexpr int FATTN_DECODE_WARPS      = 8;        // at most
 // the heads of a block that there are instances for, which know all strides at compile time: queries of one tile of columns
 static __host__ __device__ constexpr bool fattn_decode_knows(int d, int heads) { return d == 128 ? heads == 8 : d == 64 && (heads == 8 || heads == 4); }
 
-// Heads that a warp has in such an instance: of those whose 64 values are one block, every other begins at half a word, so that each of its words has
-// to be put together from two, unless it is known which heads these are. block_k, block_v: values of a block
-static __host__ __device__ constexpr int fattn_decode_heads_per_warp(int d, int block_k, int block_v) { return d == 64 && (block_k == 64 || block_v == 64) ? 2 : 1; }
-
 // positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
 static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
+
+// Heads that a warp has in such an instance, by the same room: of those whose 64 values are one block, every other begins at half a word, so that each of
+// its words has to be put together from two, unless it is known which heads these are. block_k, block_v: values of a block
+static __host__ __device__ constexpr int fattn_decode_heads_per_warp(int d, int block_k, int block_v, int row_k, int row_v) {
+    return d == 64 && (block_k == 64 || block_v == 64) && 2*(row_k + row_v) <= 2*144 ? 2 : 1;
+}
 
 // between rows in shared memory, where they would begin at the same banks
 static __host__ __device__ constexpr int fattn_decode_padding(int row) { return row % 32 == 0 ? 16 : 0; }

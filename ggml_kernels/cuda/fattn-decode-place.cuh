@@ -6,8 +6,8 @@
 
 template <int D, typename LK, typename LV, int HEADS>
 struct block_rows {
-    static constexpr int PER_WARP = HEADS > 0 ? fattn_decode_heads_per_warp(D, LK::BLOCK, LV::BLOCK) : 1;
     static constexpr int ROW_K = LK::row_bytes(D), ROW_V = LV::row_bytes(D); // of a head
+    static constexpr int PER_WARP = HEADS > 0 ? fattn_decode_heads_per_warp(D, LK::BLOCK, LV::BLOCK, ROW_K, ROW_V) : 1;
     static constexpr int STEPS = fattn_decode_steps(PER_WARP*ROW_K, PER_WARP*ROW_V); // of 16 positions
 };
 

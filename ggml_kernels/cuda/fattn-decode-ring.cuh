@@ -6,7 +6,7 @@
 #include "fattn-decode-ptx.cuh"
 
 // Copies a run of positions of one operand, or its rows with padding between them. On Hopper, a few lanes of each warp
-// issue bulk copies: one warp alone would hold up the others. Before it, and where there is no more than the first tiles, every
+// issue bulk copies of rows: one warp alone would hold up the others. A run is one copy, for which the warps take turns. Before it, and where there is no more than the first tiles, every
 // thread copies its share of 16 bytes: that takes more instructions, but half a microsecond less to arrive.
 struct tile_copy {
     const char * src;
@@ -102,6 +102,11 @@ struct tile_ring {
 
     __device__ __forceinline__ void clear(int stage) const {
         for (int i = threadIdx.x; i < size/16; i += blockDim.x) { ((uint4 *) (stages + stage*size))[i] = make_uint4(0, 0, 0, 0); }
+        let_copies_overwrite();
+    }
+
+    // what this thread wrote by itself, after the next barrier
+    static __device__ __forceinline__ void let_copies_overwrite() {
 #ifdef FATTN_DECODE_BULK_COPY
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
@@ -190,7 +195,7 @@ struct tile_ring {
 
     __device__ __forceinline__ void wait() const { barrier_wait(&ready[stage], turn & 1); }
 
-    // the warp has read its tile, and goes on; with three stages it refills afterwards, and no warp waits for the others
+    // the warp has read its tile, and goes on; with three stages it refills afterwards, for which it seldom has to wait for the others
     __device__ __forceinline__ void leave(int index) {
         __syncwarp();
         if (threadIdx.x%32 == 0) { barrier_arrive(&freed[stage]); }

@@ -26,6 +26,9 @@ fattn_decode_kernels ggml_cuda_fattn_decode_kernels(ggml_type type_k, ggml_type 
 // More tiles of columns read the cache again, out of L2 at best: beyond this, converting it to f16 once is cheaper.
 constexpr int MAX_COLUMN_TILES = 4;
 
+// A block fetches packed queries of whole groups: no more than its columns.
+constexpr int MAX_PACKED = 16;
+
 static int column_tiles(int columns) { return columns <= 8 ? 1 : 2; } // of a warp
 
 // K or V, in blocks of n_heads heads: can rows be copied one by one, with padding, or a tile as a whole?
@@ -54,10 +57,10 @@ static bool lay_out(fattn_decode_plan & plan, const ggml_tensor * K, const ggml_
     p.n_parts  = parts;
     p.n_groups = K->ne[2]/heads;
     p.n_stages = n_stages;
-    p.whole_k  = !k.rows || (k.whole && pad_k == 0);
-    p.whole_v  = !v.rows || (v.whole && pad_v == 0);
-    p.stride_k = heads*row_k + (p.whole_k ? 0 : pad_k);
-    p.stride_v = heads*row_v + (p.whole_v ? 0 : pad_v);
+    p.whole_k  = k.whole && pad_k == 0; // rows that need padding are multiples of 16 bytes, so they can be copied one by one
+    p.whole_v  = v.whole && pad_v == 0;
+    p.stride_k = heads*row_k + pad_k;
+    p.stride_v = heads*row_v + pad_v;
     plan.per_warp = per_warp;
     plan.tile  = parts*fattn_decode_steps(per_warp*row_k, per_warp*row_v)*16;
     const int n_tiles = column_tiles(columns);
@@ -84,10 +87,8 @@ static bool fits_known(fattn_decode_plan & plan, const ggml_tensor * K, const gg
         if (columns > 8 || !fattn_decode_knows(d, heads)) {
             continue;
         }
-        const int per_warp = fattn_decode_heads_per_warp(d, ggml_blck_size(K->type), ggml_blck_size(V->type));
-        const int row_k = heads*ggml_row_size(K->type, d), row_v = heads*ggml_row_size(V->type, d);
-        plan.known = lay_out(plan, K, V, columns, heads, FATTN_DECODE_WARPS*per_warp/heads, per_warp, FATTN_DECODE_MAX_STAGES) && plan.smem <= limit &&
-            plan.params.stride_k == row_k + fattn_decode_padding(row_k) && plan.params.stride_v == row_v + fattn_decode_padding(row_v);
+        const int per_warp = fattn_decode_heads_per_warp(d, ggml_blck_size(K->type), ggml_blck_size(V->type), ggml_row_size(K->type, d), ggml_row_size(V->type, d));
+        plan.known = lay_out(plan, K, V, columns, heads, FATTN_DECODE_WARPS*per_warp/heads, per_warp, FATTN_DECODE_MAX_STAGES) && plan.smem <= limit;
         if (plan.known) {
             return true;
         }
@@ -107,7 +108,7 @@ static bool make_plan(int device, const ggml_tensor * dst, fattn_decode_plan & p
     };
     const auto fits_with = [&](int warps) { return (K->ne[0] <= 128 && columns <= 8 && fits_into(warps, half)) || fits_into(warps, most); };
     // A short context fills few multiprocessors: blocks of half the warps are done sooner. Not heads of 128, whose instance with all
-    // strides known wants all warps; nobody measured which is better for what the short kernel does not take.
+    // strides known wants all warps (as those for heads of 64 do); nobody measured which is better for what the short kernel does not take.
     if (K->ne[0] != 128 && K->ne[1]*K->ne[2]*Q->ne[3] <= 16*1024 && fits_with(FATTN_DECODE_WARPS/2)) {
         return true;
     }
@@ -137,7 +138,7 @@ bool ggml_cuda_fattn_decode_supported(int device, const ggml_tensor * dst) {
 
 float ggml_cuda_fattn_decode_packed_unit(int device, const ggml_tensor * dst) {
     const ggml_tensor * Q = dst->src[0], * K = dst->src[1];
-    if (Q->ne[1] != 1 || K->type == GGML_TYPE_F16 || !ggml_cuda_fattn_decode_supported(device, dst) || ggml_cuda_fattn_short_supported(device, dst)) {
+    if (Q->ne[1] != 1 || Q->ne[2]/K->ne[2] > MAX_PACKED || K->type == GGML_TYPE_F16 || !ggml_cuda_fattn_decode_supported(device, dst) || ggml_cuda_fattn_short_supported(device, dst)) {
         return 0.0f;
     }
     return ggml_cuda_is_turbo(K->type) ? TURBO_ENTRY_SCALE : 1.0f;

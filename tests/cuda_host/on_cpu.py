@@ -50,7 +50,7 @@ def run(check: Path, out: Path, options: tuple[str, ...], *arguments: str) -> su
     folders = (out, here / "include", TESTS / "hip" / "include", metal, metal / "include", kernels_dir() / "common")
     include = [f"-I{folder}" for folder in (*folders, ggml / "include", ggml / "src")]
     program = out / "check"
-    always = ("-std=c++17", "-O1", "-w", "-ffp-contract=off")
+    always = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", "-fsanitize=alignment", "-fsanitize-trap=alignment")
     command = [clang, *always, *options, *include, str(check), "-o", str(program), "-lm"]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-4000:]

@@ -17,7 +17,7 @@ from tests.cuda_host import on_cpu
 
 pytestmark = pytest.mark.build  # needs llama.cpp's headers
 
-_CASES = 18
+_CASES = 21
 
 WAYS = {
     "Ampere, late": (),

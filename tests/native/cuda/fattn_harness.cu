@@ -230,6 +230,7 @@ template <typename LK, typename LV> static void check_small() {
     run<128, LK, LV, 1, 8>({  60, 8, 4, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
     run< 64, LK, LV, 2, 0>({ 300, 2, 5, 3, true,  true,  0.0f, 0.0f, 1 }, true, 1);
     run< 64, LK, LV, 1, 4>({ 300, 4, 3, 2, true,  true,  0.0f, 8.0f, 1 }, true, 1);
+    run< 64, LK, LV, 1, 4>({ 300, 4, 2, 1, true,  false, 0.0f, 0.0f, 1, true }, true, 1);
     run< 64, LK, LV, 1, 8>({ 130, 16, 2, 1, true, false, 0.0f, 0.0f, 1, true }, true, 1);
     run<256, LK, LV, 1, 0>({ 150, 2, 8, 1, false, true,  5.0f, 0.0f, 1 }, true, 1);
 }
