@@ -61,10 +61,10 @@ static __host__ __device__ constexpr bool fattn_decode_knows(int d, int heads) {
 // positions a warp takes from a tile, in steps of 16: two, where three stages of them leave room for two blocks a multiprocessor
 static __host__ __device__ constexpr int fattn_decode_steps(int row_k, int row_v) { return row_k + row_v <= 144 ? 2 : 1; }
 
-// Heads that a warp has in such an instance, by the same room: of those whose 64 values are one block, every other begins at half a word, so that each of
+// Heads that a warp has in such an instance, two where there is room for two steps of one: of those whose 64 values are one block, every other begins at half a word, so that each of
 // its words has to be put together from two, unless it is known which heads these are. block_k, block_v: values of a block
 static __host__ __device__ constexpr int fattn_decode_heads_per_warp(int d, int block_k, int block_v, int row_k, int row_v) {
-    return d == 64 && (block_k == 64 || block_v == 64) && 2*(row_k + row_v) <= 2*144 ? 2 : 1;
+    return d == 64 && (block_k == 64 || block_v == 64) && fattn_decode_steps(row_k, row_v) == 2 ? 2 : 1;
 }
 
 // between rows in shared memory, where they would begin at the same banks

@@ -189,7 +189,7 @@ template <typename LK, typename LV> static void check_pair() {
     run<256, LK, LV>({ 2048, 2, 8, 2000,    2, true,  true,  true  }, nullptr);
     run<128, LK, LV>({ 2304, 8, 4, 2100,    4, true,  false, false }, nullptr);
     run<128, LK, LV>({ 8448, 8, 4, 8193,   16, true,  false, false }, nullptr);
-    run< 64, LK, LV>({ 1280, 4, 8, 1030,    3, true,  true,  false, 300 }, nullptr);
+    run< 64, LK, LV>({ 1280, 8, 8, 1030,    3, true,  true,  false, 300 }, nullptr);
     run<256, LK, LV>({  512, 4, 4,  400,    2, true,  false, false, 70 }, nullptr);
     run< 64, LK, LV>({ 4096, 8, 7, 4000,    4, true,  false, false }, nullptr);
     run<256, LK, LV>({  256, 4, 2,  100,    2, true,  false, false }, nullptr);
