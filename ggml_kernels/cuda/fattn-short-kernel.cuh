@@ -111,11 +111,11 @@ struct short_operand {
 
     __device__ __forceinline__ int shift() const { return fattn_short_shift(ROW) == 0 ? 0 : (int) ((uintptr_t) cache & 15); }
 
-    // positions from first on, by n threads; those past the end are zeros
-    __device__ __forceinline__ void load(char * tile, int first, int n_kv, int thread, int n) const {
+    // rows from the position first on, by n threads; those past the end are zeros
+    __device__ __forceinline__ void load(char * tile, int first, int rows, int n_kv, int thread, int n) const {
         const char * from = cache - shift();
 #pragma unroll 1
-        for (int i = thread; i < fattn_short_tile(D)*COPIES; i += n) {
+        for (int i = thread; i < rows*COPIES; i += n) {
             const int r = i/COPIES, c = i%COPIES*16;
             // some rows need all their copies only where they begin late: nothing is read past one, which may be the last
             const bool there = first + r < n_kv && (ROW%16 == 0 || c < shift() + ROW);
@@ -127,28 +127,27 @@ struct short_operand {
 // of a block, in two stages in shared memory
 template <int D, typename LK, typename LV>
 struct short_tiles {
-    static constexpr int TILE = fattn_short_tile(D), SIZE = fattn_short_stage(D, LK::row_bytes(D), LV::row_bytes(D));
-
     short_operand<D, LK> k;
     short_operand<D, LV> v;
     const char * mask; // of the query
     char * stages;
     int first, end;    // positions of the block
+    int rows;          // of a tile
     int fresh_k, fresh_v; // the positions that it makes, or -1
 
-    __device__ __forceinline__ char * of_k(int index)    const { return stages + index%2*SIZE; }
-    __device__ __forceinline__ char * of_v(int index)    const { return of_k(index) + TILE*short_operand<D, LK>::STRIDE; }
-    __device__ __forceinline__ char * of_mask(int index) const { return of_v(index) + TILE*short_operand<D, LV>::STRIDE; }
-    __device__ __forceinline__ int count()               const { return (end - first + TILE - 1)/TILE; }
+    __device__ __forceinline__ char * of_k(int index)    const { return stages + index%2*fattn_short_stage(rows, LK::row_bytes(D), LV::row_bytes(D)); }
+    __device__ __forceinline__ char * of_v(int index)    const { return of_k(index) + rows*short_operand<D, LK>::STRIDE; }
+    __device__ __forceinline__ char * of_mask(int index) const { return of_v(index) + rows*short_operand<D, LV>::STRIDE; }
+    __device__ __forceinline__ int pieces(int index)     const { return (min(rows, end - first - index*rows) + 15)/16; }
 
     __device__ __forceinline__ void load(int index, int n_kv, int thread, int n) const {
-        k.load(of_k(index), first + index*TILE, n_kv, thread, n);
-        v.load(of_v(index), first + index*TILE, n_kv, thread, n);
+        k.load(of_k(index), first + index*rows, pieces(index)*16, n_kv, thread, n);
+        v.load(of_v(index), first + index*rows, pieces(index)*16, n_kv, thread, n);
     }
 
     __device__ __forceinline__ void load_mask(int index, int n_kv, int thread, int n) const {
-        for (int i = thread; mask && i < TILE/2; i += n) {
-            const int at = first + index*TILE + 2*i;
+        for (int i = thread; mask && i < pieces(index)*8; i += n) {
+            const int at = first + index*rows + 2*i;
             copy_or_clear<4>(of_mask(index) + 4*i, mask + (int64_t) 2*min(at, (n_kv - 1) & ~1), max(0, min(4, 2*(n_kv - at))));
         }
     }
@@ -160,7 +159,7 @@ struct short_tiles {
     }
 
     // A row that is made goes into its tile, or, if that is not fetched yet, to the cache alone.
-    __device__ __forceinline__ bool is_here(int fresh) const { return fresh - first < 2*TILE; }
+    __device__ __forceinline__ bool is_here(int fresh) const { return fresh - first < 2*rows; }
 
     // whether one of 16 positions is not masked: a cache is padded, and short contexts are mostly that
     __device__ __forceinline__ bool is_seen(int index, int piece, int lane) const {
@@ -169,7 +168,7 @@ struct short_tiles {
 
     // whether a row among 16 is one that the block makes, in a tile that was fetched before
     __device__ __forceinline__ bool awaits(int index, int piece) const {
-        const int at = first + index*TILE + piece*16;
+        const int at = first + index*rows + piece*16;
         return index < 2 && ((fresh_k >= at && fresh_k < at + 16) || (fresh_v >= at && fresh_v < at + 16));
     }
 };
@@ -179,18 +178,18 @@ template <int D, typename LK, typename LV>
 static __device__ __forceinline__ void make_rows(const warp_place & place, const short_tiles<D, LK, LV> & tiles, short_encoders<LK, LV> & encoders,
         float * rows, char * spare, uint64_t * made) {
     static_assert(short_encoder_warps(D) % SHORT_TEAM == 0 && short_encoder_warps(D) <= SHORT_ENCODERS, "each team has its own place in shared memory");
-    constexpr int TEAMS = short_encoder_warps(D)/SHORT_TEAM, RUNS = D/64, TILE = short_tiles<D, LK, LV>::TILE, SIZE = short_tiles<D, LK, LV>::SIZE;
+    constexpr int TEAMS = short_encoder_warps(D)/SHORT_TEAM, RUNS = D/64;
 #pragma unroll 1
     for (int task = place.warp/SHORT_TEAM - (fattn_short_warps(D)/SHORT_TEAM - TEAMS); task < 2*RUNS; task += TEAMS) {
         const bool is_k = task < RUNS;
         const int  run  = is_k ? task : task - RUNS, bytes = run*(is_k ? LK::row_bytes(64) : LV::row_bytes(64));
-        const int  fresh = is_k ? tiles.fresh_k : tiles.fresh_v, at = fresh - tiles.first;
+        const int  fresh = is_k ? tiles.fresh_k : tiles.fresh_v, index = fresh - tiles.first >= tiles.rows, at = fresh - tiles.first - index*tiles.rows;
         if (fresh < 0) { // another block's, if K and V are stored at different positions
             if (place.warp%SHORT_TEAM == 0 && place.lane == 0) { barrier_arrive(made); }
             continue;
         }
         const int  stride = is_k ? short_operand<D, LK>::STRIDE : short_operand<D, LV>::STRIDE;
-        char * row   = tiles.is_here(fresh) ? (is_k ? tiles.of_k(0) + tiles.k.shift() : tiles.of_v(0) + tiles.v.shift()) + at/TILE*SIZE + at%TILE*stride : spare;
+        char * row   = tiles.is_here(fresh) ? (is_k ? tiles.of_k(index) + tiles.k.shift() : tiles.of_v(index) + tiles.v.shift()) + at*stride : spare;
         char * cache = is_k ? tiles.k.cache + fresh*tiles.k.nb : tiles.v.cache + fresh*tiles.v.nb;
         if (!tiles.is_here(fresh) && !is_k) { row += (LK::row_bytes(D) + 15)/16*16; }
         if constexpr (std::is_same_v<LK, LV>) { store_run(encoders.both, rows + task*64, row + bytes, cache + bytes, made); }
@@ -307,7 +306,7 @@ struct short_shape {
 template <int D, typename LK, typename LV>
 __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const __grid_constant__ fattn_short_params p) {
 #ifdef FATTN_DECODE_AVAILABLE
-    constexpr int WARPS = fattn_short_warps(D), ATTENDING = WARPS - short_encoder_warps(D), TILE = fattn_short_tile(D);
+    constexpr int WARPS = fattn_short_warps(D), ATTENDING = WARPS - short_encoder_warps(D);
     const fattn_decode_params & a = p.attention;
     const warp_place place(a);
 
@@ -321,8 +320,9 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     float    * rows    = (float *) (packed + (a.gqa*packed_query_bytes(D) + 15)/16*16);
 
     short_tiles<D, LK, LV> tiles;
-    tiles.first  = (place.split*p.tiles + min(place.split, p.more))*TILE;
-    tiles.end    = min(tiles.first + (p.tiles + (place.split < p.more))*TILE, a.n_kv);
+    tiles.first  = (place.split*p.pieces + min(place.split, p.more))*16;
+    tiles.end    = min(tiles.first + (p.pieces + (place.split < p.more))*16, a.n_kv);
+    tiles.rows   = p.rows;
     tiles.stages = header + fattn_short_header(D, LK::row_bytes(D), LV::row_bytes(D), a.gqa);
     tiles.mask   = a.mask && gridDim.z > 1 ? a.mask + place.seq%a.seq_m*a.nbm3 : a.mask;
     tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, a.nbk1 };
@@ -330,7 +330,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     const bool store = p.input[1].source.x != nullptr;
     if (!store) { fattn_decode_wait_for_predecessor(); } // for the rows it stored
 
-    const int n_tiles = tiles.count(), n_preparers = short_preparers<D>(a.gqa);
+    const int n_tiles = p.n_tiles, n_preparers = short_preparers<D>(a.gqa);
     const short_shape<D, LK, LV> shape;
     warp_columns<D, LK, 1> columns[1];
     output<D, LV> out[1][1];
@@ -374,13 +374,14 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             __syncthreads();
         }
         const int n_attending = makes && i == 0 ? ATTENDING : WARPS;
+        const int turn = i == 0 ? place.warp : (place.warp + i*(WARPS - 1)*(p.rows/16))%WARPS; // the warp after the last one of the tile before is the first
 #pragma unroll 1
-        for (int piece = place.warp; piece < (place.warp < n_attending ? WARPS : 0); piece += n_attending) {
+        for (int piece = turn; piece < (turn < n_attending ? tiles.pieces(i) : 0); piece += n_attending) {
             if (!tiles.is_seen(i, piece, place.lane)) { continue; }
             if (tiles.awaits(i, piece)) { barrier_wait(made, 0); }
             columns[0].mask_at[0][0] = columns[0].mask_at[0][1] = piece*16 + place.g;
             add_tile<D, LK, LV, 1>(out, columns, tiles.of_k(i) + tiles.k.shift() + piece*16*shape.stride_k, tiles.of_v(i) + tiles.v.shift() + piece*16*shape.stride_v,
-                (const half *) tiles.of_mask(i), a.n_kv - tiles.first - i*TILE - piece*16 - place.g, books_k, books_v, shape, a);
+                (const half *) tiles.of_mask(i), a.n_kv - tiles.first - i*tiles.rows - piece*16 - place.g, books_k, books_v, shape, a);
         }
         if (n_tiles > 2) { __syncthreads(); } // all have left it: the next but one may come
     }

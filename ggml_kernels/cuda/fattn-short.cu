@@ -21,19 +21,15 @@ static bool can_copy(const ggml_tensor * t) {
 static bool lay_out(int device, const ggml_tensor * dst, fattn_short_plan & plan) {
     const ggml_tensor * Q = dst->src[0], * K = dst->src[1], * V = dst->src[2];
     fattn_decode_params & a = plan.params.attention;
-    const int d = K->ne[0], tile = fattn_short_tile(d), heads = K->ne[2]*Q->ne[3], gqa = Q->ne[2]/K->ne[2];
+    const int d = K->ne[0], heads = K->ne[2]*Q->ne[3], room = ggml_cuda_info().devices[device].smpbo;
     const int row_k = ggml_row_size(K->type, d), row_v = ggml_row_size(V->type, d);
     const int most  = std::max(1, std::min(FATTN_SHORT_MAX_SPLITS, ggml_cuda_info().devices[device].nsm/heads));
-    const int tiles = (K->ne[1] + tile - 1)/tile, least = (256 + tile - 1)/tile; // of a block: 256 positions, or it is not worth its parts
-    a.n_splits = std::max(1, std::min(most, tiles/least));
+    a.n_splits = std::max(1, std::min<int>(most, K->ne[1]/256)); // a block with less is not worth its parts
     a.n_groups = K->ne[2];
-    plan.params.tiles = tiles/a.n_splits;
-    plan.params.more  = tiles%a.n_splits;
-    plan.head_size    = d;
-    plan.n_seq        = Q->ne[3];
-    const int stages = std::min(2, plan.params.tiles + (plan.params.more > 0))*fattn_short_stage(d, row_k, row_v);
-    plan.smem = FATTN_SHORT_MAX_ENCODERS + fattn_short_header(d, row_k, row_v, gqa) + std::max(stages, fattn_short_parts(d, gqa)) + 16; // as in fattn-decode.cu
-    return plan.smem <= (int) ggml_cuda_info().devices[device].smpbo;
+    plan.head_size = d;
+    plan.n_seq     = Q->ne[3];
+    plan.smem      = fattn_short_share(plan.params, d, row_k, row_v, Q->ne[2]/K->ne[2], K->ne[1], room);
+    return plan.smem <= room;
 }
 
 bool ggml_cuda_fattn_short_supported(int device, const ggml_tensor * dst) {

@@ -44,7 +44,7 @@ def test_the_kernel_agrees_with_float64(early: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "instead"),
     [
-        pytest.param("min(place.split, p.more))*TILE", "0)*TILE", id="runs that overlap"),
+        pytest.param("min(place.split, p.more))*16", "0)*16", id="runs that overlap"),
         pytest.param("if (tiles.awaits(i, piece)) { barrier_wait(made, 0); }", "", id="the token's rows too early"),
         pytest.param("wait_for_copies<1>();", "", id="a tile read before it is there"),
     ],
