@@ -50,7 +50,8 @@ static __host__ __device__ constexpr int fattn_short_parts(int d, int gqa) { ret
 
 // Shares positions among attention.n_splits blocks, each in as few tiles as two stages have room for: what is fetched before the first
 // tile is attended to costs no wait. A run that gives each warp no more than a piece is one tile, any other at least two, for the warps that
-// encode the token's own rows join at the second. Returns the bytes of shared memory, more than there are where even a piece for each warp does not fit.
+// encode the token's own rows join at the second. Returns the bytes of shared memory, more than `room` where two tiles of a piece for each warp do not fit:
+// with less the other kernels are kept, and whether they serve a context does not hang on how it is cut.
 static inline int fattn_short_share(fattn_short_params & p, int d, int row_k, int row_v, int gqa, int n_kv, int room) {
     const int pieces = (n_kv + 15)/16, n_splits = p.attention.n_splits, least = fattn_short_warps(d);
     p.pieces = pieces/n_splits;
@@ -58,9 +59,10 @@ static inline int fattn_short_share(fattn_short_params & p, int d, int row_k, in
     const int longest = p.pieces + (p.more > 0);
     for (p.n_tiles = longest > least ? 2 : 1; ; ++p.n_tiles) {
         p.rows = (longest + p.n_tiles - 1)/p.n_tiles*16;
-        const int stages = (p.n_tiles > 1 ? 2 : 1)*fattn_short_stage(p.rows, row_k, row_v), parts = fattn_short_parts(d, gqa);
+        const int height = p.n_tiles > 1 && p.rows < least*16 ? least*16 : p.rows;
+        const int stages = (p.n_tiles > 1 ? 2 : 1)*fattn_short_stage(height, row_k, row_v), parts = fattn_short_parts(d, gqa);
         const int smem = FATTN_SHORT_MAX_ENCODERS + fattn_short_header(d, row_k, row_v, gqa) + (stages > parts ? stages : parts) + 16; // as in fattn-decode.cu
-        if (smem <= room || p.rows <= least*16) {
+        if (smem <= room || height <= least*16) {
             return smem;
         }
     }

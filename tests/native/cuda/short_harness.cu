@@ -197,7 +197,7 @@ template <typename LK, typename LV> static void check_pair() {
 // runs that differ; heads of each size
 template <typename LK, typename LV> static void check_small() {
     run<128, LK, LV>({  512, 4, 2,  300,    1, true,  true,  true  }, nullptr);
-    run<128, LK, LV>({ 1040, 4, 2, 1000,    2, true,  false, false, 400 }, nullptr);
+    run<128, LK, LV>({ 1040, 4, 2, 1000,    2, true,  false, false, 211 }, nullptr);
     run<128, LK, LV>({  768, 4, 3,  760,    1, true,  true,  false, 700, 0 }, nullptr);
     run< 64, LK, LV>({  600, 8, 8,  555,    2, true,  false, true  }, nullptr);
     run<256, LK, LV>({  400, 2, 2,  200,    3, false, true,  false, 150 }, nullptr);
