@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             __syncthreads();
         }
         const int n_attending = makes && i == 0 ? ATTENDING : WARPS;
-        const int turn = i == 0 ? place.warp : (place.warp + i*(WARPS - 1)*(p.rows/16))%WARPS; // the warp after the last one of the tile before is the first
+        const int turn = (place.warp + i*(WARPS - 1)*(p.rows/16))%WARPS; // the warp after the last one of the tile before is the first
 #pragma unroll 1
         for (int piece = turn; piece < (turn < n_attending ? tiles.pieces(i) : 0); piece += n_attending) {
             if (!tiles.is_seen(i, piece, place.lane)) { continue; }
