@@ -144,7 +144,8 @@ static __global__ void __launch_bounds__(rows_warps(TEAM)*WARP, TEAM > 1 ? 1 : D
     if (!is_query) { row = target.idx_64 ? ((const int64_t *) target.idx)[place.idx] : ((const int32_t *) target.idx)[place.idx]; }
     const auto load = [&](int r, float (&x)[D/WARP]) {
         if (s.chain.x) {
-            values.load(s.chain, head + r, r == 0, lane, x);
+            values.fetch(s.chain, head + r);
+            values.finish(s.chain, r == 0, lane, x);
         } else {
 #pragma unroll
             for (int i = 0; i < D/WARP; ++i) { x[i] = s.src[place.src + row_index<D>(lane, i)]; }

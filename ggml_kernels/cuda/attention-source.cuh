@@ -21,13 +21,13 @@ struct attention_source {
     uint3 heads;                  // of a token, for fast division
 };
 
-// D values of heads of one token, from value `first` of each
+// D values of heads of one token, from value `first` of each. Nothing uses what is loaded before finish(), so that all loads are one wait.
 template <int D> struct attention_values {
     static constexpr int N = D/32, RUN = row_run<D>();
 
     // Weights and positions are inputs of the graph: no kernel ahead has to be waited for.
     __device__ __forceinline__ void prepare(const attention_source & s, uint32_t head, int first, int lane) {
-        position = s.pos ? (float) s.pos[fastdiv(head, s.heads)] : 0.0f;
+        position = s.pos ? s.pos[fastdiv(head, s.heads)] : 0;
 #pragma unroll
         for (int i = 0; i < N; i += RUN) {
             at[i/RUN] = first + row_index<D>(lane, i);
@@ -35,15 +35,18 @@ template <int D> struct attention_values {
         }
     }
 
-    // a head of this token, the first one or not; WHOLE: and all of it
-    template <bool WHOLE = false> __device__ __forceinline__ void load(const attention_source & s, uint32_t head, bool is_first, int lane, float (&x)[N]) {
-        const float * row = s.x + (int64_t) head*s.head_size;
-        float pair[N], center[N];
+    // starts to load a head of this token
+    __device__ __forceinline__ void fetch(const attention_source & s, uint32_t head) {
+        row = s.x + (int64_t) head*s.head_size;
 #pragma unroll
         for (int i = 0; i < N; i += RUN) {
-            load_pair(s, row, i, x, pair);
+            load_pair(s, row, i, own, pair);
             if (s.center) { load_run<RUN>(center + i, s.center + fastmodulo(head, s.heads)*s.head_size + at[i/RUN]); }
         }
+    }
+
+    // what was fetched, of the first head of this token or not; WHOLE: it is all of a head
+    template <bool WHOLE = false> __device__ __forceinline__ void finish(const attention_source & s, bool is_first, int lane, float (&x)[N]) {
         float sum = 0.0f;
         if (s.weight && !WHOLE && s.head_size != D) {
             for (int i = lane; i < s.head_size; i += 32) { sum += row[i]*row[i]; }
@@ -51,6 +54,14 @@ template <int D> struct attention_values {
         if (s.pos && is_first) { // while the values are on their way
 #pragma unroll
             for (int i = 0; i < N; ++i) { turn(s, i); }
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            x[i] = own[i];
+            if (!s.neox) {
+                pair[i]        = own[i ^ 1];
+                weight_pair[i] = weight[i ^ 1];
+            }
         }
         if (s.weight) {
 #pragma unroll
@@ -74,18 +85,14 @@ template <int D> struct attention_values {
 
 private:
     int   at[N/RUN]; // of each run, in the head
-    float cos[N], sin[N], weight[N], weight_pair[N];
-    float position;
+    float cos[N], sin[N], weight[N], weight_pair[N], own[N], pair[N], center[N];
+    int   position;
+    const float * row;
 
-    // a run of a row, and what RoPE pairs it with
+    // a run of a row, and what RoPE pairs it with, if that is not its neighbour
     __device__ __forceinline__ void load_pair(const attention_source & s, const float * row, int i, float (&x)[N], float (&pair)[N]) const {
         load_run<RUN>(x + i, row + at[i/RUN]);
-        if (s.neox) {
-            load_run<RUN>(pair + i, row + partner(s, at[i/RUN]));
-        } else {
-#pragma unroll
-            for (int e = 0; e < RUN; ++e) { pair[i + e] = x[i + (e ^ 1)]; }
-        }
+        if (s.neox) { load_run<RUN>(pair + i, row + partner(s, at[i/RUN])); }
     }
 
     static __device__ __forceinline__ int partner(const attention_source & s, int run) {
@@ -102,7 +109,7 @@ private:
             sin[i] = 0.0f;
             return;
         }
-        const float extrapolated = position*powf(s.theta_scale, (float) index)/(s.freq_factors ? s.freq_factors[index] : 1.0f);
+        const float extrapolated = (float) position*powf(s.theta_scale, (float) index)/(s.freq_factors ? s.freq_factors[index] : 1.0f);
         float theta = s.freq_scale*extrapolated;
         if (s.ext_factor != 0.0f) {
             const float ramp = (1.0f - fminf(1.0f, fmaxf(0.0f, (index - s.corr_low)/fmaxf(0.001f, s.corr_high - s.corr_low))))*s.ext_factor;

@@ -73,7 +73,7 @@ static __device__ __forceinline__ void write_parts(const fattn_decode_params & p
             const int col = place.col0 + n*8 + 2*place.t + j;
             if (col >= place.n_cols) { continue; }
             const int64_t row = (((int64_t) place.seq*p.n_head + place.head_kv*p.gqa + col%p.gqa)*p.n_q + col/p.gqa)*p.n_splits*n_parts + place.split*n_parts + place.part;
-            put_output<D, LV>(out[n], j, [&](int at, float x) { p.part[row*D + at] = x; });
+            store_output<D, LV>(out[n], j, p.part + row*D);
             if (place.g == 0) { p.meta[row] = make_float2(out[n].m[j], l); }
         }
     }

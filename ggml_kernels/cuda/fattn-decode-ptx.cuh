@@ -122,6 +122,22 @@ static __device__ __forceinline__ void copy_bulk(void * dst, const void * src, u
 }
 #endif
 
+// A barrier of some of a block's threads, 1 to 15, where some may arrive without waiting for the others.
+template <int THREADS> static __device__ __forceinline__ void wait_at_barrier(int id) {
+    asm volatile("bar.sync %0, %1;" :: "r"(id), "n"(THREADS) : "memory");
+}
+
+template <int THREADS> static __device__ __forceinline__ void arrive_at_barrier(int id) {
+    asm volatile("bar.arrive %0, %1;" :: "r"(id), "n"(THREADS) : "memory");
+}
+
+// Takes the next of some numbers. What a block stored before its barrier can be read, after one, by the blocks that get a later number.
+static __device__ __forceinline__ unsigned take_ticket(unsigned * tickets) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(tickets) : "memory");
+    return before;
+}
+
 // ---- kernels one after the other ----------------------------------------------------------------------------------------
 
 static __device__ __forceinline__ void fattn_decode_wait_for_predecessor() {

@@ -169,21 +169,28 @@ static __device__ __forceinline__ void add_values(output<D, LV> (&out)[NT], cons
     else                    { add_codes <D, LV, NT>(out, p, row, stride, books, par); }
 }
 
-// put(index, value) for column j (of 2t, 2t + 1): this lane's of the D values
-template <int D, typename LV, typename F>
-static __device__ __forceinline__ void put_output(const output<D, LV> & out, int j, const F & put) {
+// this lane's of the D values of column j (of 2t, 2t + 1), to a row that is aligned to 16 bytes
+template <int D, typename LV>
+static __device__ __forceinline__ void store_output(const output<D, LV> & out, int j, float * row) {
     const int g = threadIdx.x%32/4;
+    if constexpr (LV::HALF) {
 #pragma unroll
-    for (int i = 0; i < D/16; ++i) {
-        if constexpr (LV::HALF) {
-            put(i*16 + g,     out.o[i][j]);
-            put(i*16 + g + 8, out.o[i][j + 2]);
-        } else {
-            constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P;
-            const int b = SCALE_P ? i/4 : i/4*2 + (g >> 2), k = SCALE_P ? g : g & 3, e = i%4*2;
-            const float bias = SCALE_P ? out.sums[SCALE_P ? i/4 : 0][j]*(1024.0f + LV::BIAS) : 0.0f;
-            put(LV::index(b, k, e),     (out.o[i][j]     - bias)*LV::UNIT);
-            put(LV::index(b, k, e + 1), (out.o[i][j + 2] - bias)*LV::UNIT);
+        for (int i = 0; i < D/16; ++i) {
+            row[i*16 + g]     = out.o[i][j];
+            row[i*16 + g + 8] = out.o[i][j + 2];
+        }
+    } else {
+        constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P, TAKE_TURNS = LV::index(0, 0, 1) != 1;
+        constexpr int  SECOND  = LV::index(0, 0, TAKE_TURNS ? 1 : 4); // a chunk is twice four values that neighbour each other
+#pragma unroll
+        for (int i = 0; i < D/64; ++i) {
+            const float bias = SCALE_P ? out.sums[SCALE_P ? i : 0][j]*(1024.0f + LV::BIAS) : 0.0f;
+            float x[8];
+#pragma unroll
+            for (int e = 0; e < 8; ++e) { x[e] = (out.o[i*4 + e/2][j + e%2*2] - bias)*LV::UNIT; }
+            float * to = row + LV::index(SCALE_P ? i : i*2 + (g >> 2), SCALE_P ? g : g & 3, 0);
+            *(float4 *) to            = TAKE_TURNS ? make_float4(x[0], x[2], x[4], x[6]) : make_float4(x[0], x[1], x[2], x[3]);
+            *(float4 *) (to + SECOND) = TAKE_TURNS ? make_float4(x[1], x[3], x[5], x[7]) : make_float4(x[4], x[5], x[6], x[7]);
         }
     }
 }

@@ -5,7 +5,8 @@
 //   - a block has one KV head and a run of positions, and makes its queries itself;
 //   - the block that has the token's own position makes and stores its rows of K and V as well, and only the warp that
 //     attends to that position waits for them;
-//   - some warps prepare these rows while the others fetch the cache; then some of them encode while the others attend;
+//   - some warps prepare these rows while the others fetch the cache, of which the first half is attended to while the rest is on its
+//     way; in the block that makes rows some then encode while the others attend;
 //   - warps combine in shared memory, and the block of a head that is done last combines the runs;
 //   - what could be done in two places is done in a loop, for the sake of less code.
 
@@ -42,7 +43,7 @@ static __host__ __device__ constexpr int short_encoder_warps(int d) { return d =
 
 struct short_team_barrier {
     static __device__ __forceinline__ void wait() {
-        asm volatile("bar.sync %0, %1;" :: "r"(1 + (int) threadIdx.x/(SHORT_TEAM*32)), "n"(SHORT_TEAM*32) : "memory");
+        wait_at_barrier<SHORT_TEAM*32>(1 + threadIdx.x/(SHORT_TEAM*32));
     }
 };
 
@@ -61,6 +62,12 @@ static __device__ __forceinline__ void store_run(E & encode, float * values, cha
     }
 }
 
+// What a multiprocessor loads comes in the order in which it asks: what the rows are made of goes before the second tile.
+template <int D> struct loads_issued {
+    static __device__ __forceinline__ void arrive() { arrive_at_barrier<fattn_short_warps(D)*32>(15); }
+    static __device__ __forceinline__ void wait()   { wait_at_barrier<fattn_short_warps(D)*32>(15); }
+};
+
 // By copies, not loads: the compiler puts what all threads load alike into uniform registers at once, and waits for it.
 static __device__ __forceinline__ void fetch_position(char * to, const fattn_decode_index & s) {
     if (s.is_64) { copy_or_clear<8>(to, s.data); }
@@ -72,14 +79,15 @@ static __device__ __forceinline__ int64_t position_of(const char * fetched, cons
 }
 
 // warps that prepare rows; the others fetch
-template <int D> static __device__ __forceinline__ int short_preparers(int gqa) { return min(gqa + 2, fattn_short_warps(D)*3/4); }
+template <int D> static __device__ __forceinline__ int short_preparers(int n_rows) { return min(n_rows, fattn_short_warps(D)*3/4); }
 
 // Queries packed, K and V as floats: a row a warp. K and V by all blocks, for to know which one needs them takes a while.
 template <int D, typename LK>
 static __device__ __forceinline__ void short_prepare(const fattn_short_params & p, const warp_place & place, char * packed, float * rows, bool store) {
     const fattn_decode_params & a = p.attention;
+    const int n_rows = a.gqa + (store ? 2 : 0);
 #pragma unroll 1
-    for (int task = place.warp; task < a.gqa + (store ? 2 : 0); task += short_preparers<D>(a.gqa)) {
+    for (int task = place.warp; task < n_rows; task += short_preparers<D>(n_rows)) {
         const int kind = max(task - a.gqa + 1, 0); // Q, K, V
         const fattn_short_input in = p.input[kind]; // indexed reads of parameters are slow: once
         const int head = kind == 0 ? place.head_kv*a.gqa + task : place.head_kv;
@@ -88,11 +96,14 @@ static __device__ __forceinline__ void short_prepare(const fattn_short_params & 
             attention_values<D> values;
             values.prepare(in.source, head, 0, place.lane);
             fattn_decode_wait_for_predecessor();
-            values.template load<true>(in.source, head, true, place.lane, x);
+            values.fetch(in.source, head);
+            if (p.n_tiles > 1 && task == place.warp) { loads_issued<D>::arrive(); }
+            values.template finish<true>(in.source, true, place.lane, x);
             if (in.n_rot > 1) { hadamard<D>(x, place.lane, in.n_rot); }
         } else {
             fattn_decode_wait_for_predecessor();
             load_row<D>(x, (const float *) (a.q + (int64_t) head*a.nbq2 + place.seq*a.nbq3), place.lane);
+            if (p.n_tiles > 1 && task == place.warp) { loads_issued<D>::arrive(); }
         }
         if (kind == 0) { query_of<D, LK>::pack(packed + task*packed_query_bytes(D), x, peak_of_row<D>(x), place.lane); }
         else           { store_row<D>(rows + (kind - 1)*D, x, place.lane); }
@@ -107,7 +118,7 @@ struct short_operand {
     static constexpr int ROW = L::row_bytes(D), COPIES = fattn_short_copied(ROW)/16, STRIDE = fattn_short_stride(ROW);
 
     char * cache; // of the head's first position
-    int64_t nb;
+    int nb;
 
     __device__ __forceinline__ int shift() const { return fattn_short_shift(ROW) == 0 ? 0 : (int) ((uintptr_t) cache & 15); }
 
@@ -119,7 +130,7 @@ struct short_operand {
             const int r = i/COPIES, c = i%COPIES*16;
             // some rows need all their copies only where they begin late: nothing is read past one, which may be the last
             const bool there = first + r < n_kv && (ROW%16 == 0 || c < shift() + ROW);
-            copy_or_clear<16>(tile + r*STRIDE + c, from + min(first + r, n_kv - 1)*nb + c, there ? 16 : 0);
+            copy_or_clear<16>(tile + r*STRIDE + c, from + (int64_t) min(first + r, n_kv - 1)*nb + c, there ? 16 : 0);
         }
     }
 };
@@ -158,6 +169,8 @@ struct short_tiles {
         fresh_v = position_v >= first && position_v < end ? (int) position_v : -1;
     }
 
+    __device__ __forceinline__ bool makes() const { return fresh_k >= 0 || fresh_v >= 0; }
+
     // A row that is made goes into its tile, or, if that is not fetched yet, to the cache alone.
     __device__ __forceinline__ bool is_here(int fresh) const { return fresh - first < 2*rows; }
 
@@ -190,7 +203,7 @@ static __device__ __forceinline__ void make_rows(const warp_place & place, const
         }
         const int  stride = is_k ? short_operand<D, LK>::STRIDE : short_operand<D, LV>::STRIDE;
         char * row   = tiles.is_here(fresh) ? (is_k ? tiles.of_k(index) + tiles.k.shift() : tiles.of_v(index) + tiles.v.shift()) + at*stride : spare;
-        char * cache = is_k ? tiles.k.cache + fresh*tiles.k.nb : tiles.v.cache + fresh*tiles.v.nb;
+        char * cache = is_k ? tiles.k.cache + (int64_t) fresh*tiles.k.nb : tiles.v.cache + (int64_t) fresh*tiles.v.nb;
         if (!tiles.is_here(fresh) && !is_k) { row += (LK::row_bytes(D) + 15)/16*16; }
         if constexpr (std::is_same_v<LK, LV>) { store_run(encoders.both, rows + task*64, row + bytes, cache + bytes, made); }
         else if (is_k)                        { store_run(encoders.k,    rows + task*64, row + bytes, cache + bytes, made); }
@@ -200,49 +213,63 @@ static __device__ __forceinline__ void make_rows(const warp_place & place, const
 
 // ---- combining ----------------------------------------------------------------------------------------------------------
 
-// The parts of a row, in shared or global memory: of the warps of a block, or of the blocks of a head.
+// The parts of a row: of the warps of a block, in shared memory, or of the blocks of a head.
 struct short_parts {
-    const volatile float  * rows; // volatile: other blocks wrote them
-    const volatile float2 * meta; // maximum (log2 domain) and sum
+    const float  * rows; // 64 values of each; a part without a sum has none
+    const float2 * meta; // maximum (log2 domain) and sum
     int stride, meta_stride;
-    int n;                        // at most 32
+    int n;               // at most 32
+    bool many;           // most of them have a sum: the first 16 rows are on their way before that is known, for one wait and not two
 };
 
-// 64 values of the row, two in each lane, its maximum and its sum
+// 64 values of the row, number lane and lane + 32, its maximum and its sum
 struct short_row {
     float y[2], max, sum;
+
+    __device__ __forceinline__ void add(float weight, float x0, float x1) {
+        y[0] += weight != 0.0f ? weight*x0 : 0.0f;
+        y[1] += weight != 0.0f ? weight*x1 : 0.0f;
+    }
 };
 
 static __device__ __forceinline__ short_row combine_parts(const short_parts & parts, float sink) {
+    constexpr int AHEAD = 16;
     const int lane = threadIdx.x%32;
-    const volatile float2 * at = parts.meta + min(lane, parts.n - 1)*parts.meta_stride;
-    const float m = lane < parts.n ? at->x : FATTN_DECODE_LOWEST, l = lane < parts.n ? at->y : 0.0f;
-    short_row r = {};
-    r.max = max_of_warp(fmaxf(m, sink));
-    const float weight = l != 0.0f ? exp2f(m - r.max) : 0.0f; // a part without a sum has no row
-    r.sum = sum_of_warp(weight*l);
-    const volatile float * x = parts.rows + lane;
-    const int n = 32 - __clz((int) __ballot_sync(~0u, weight != 0.0f));
-#pragma unroll 4
-    for (int i = 0; i < n; ++i, x += parts.stride) {
-        const float w = __shfl_sync(~0u, weight, i), x0 = x[0], x1 = x[32];
-        r.y[0] += w != 0.0f ? w*x0 : 0.0f;
-        r.y[1] += w != 0.0f ? w*x1 : 0.0f;
+    const float * row = parts.rows + lane;
+    float ahead[AHEAD][2];
+    if (parts.many) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const float * at = row + min(i, parts.n - 1)*parts.stride;
+            ahead[i][0] = at[0];
+            ahead[i][1] = at[32];
+        }
     }
+    const float2 meta = lane < parts.n ? parts.meta[lane*parts.meta_stride] : make_float2(FATTN_DECODE_LOWEST, 0.0f);
+    short_row r = {};
+    r.max = max_of_warp(fmaxf(meta.x, sink));
+    const float weight = meta.y != 0.0f ? exp2f(meta.x - r.max) : 0.0f;
+    r.sum = sum_of_warp(weight*meta.y);
+    if (parts.many) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) { r.add(__shfl_sync(~0u, weight, i), ahead[i][0], ahead[i][1]); }
+    }
+    const int first = parts.many ? AHEAD : 0, n = 32 - __clz((int) __ballot_sync(~0u, weight != 0.0f));
+    row += first*parts.stride;
+#pragma unroll 4
+    for (int i = first; i < n; ++i, row += parts.stride) { r.add(__shfl_sync(~0u, weight, i), row[0], row[32]); }
     return r;
 }
 
 // whether this is the last block of its head; last: in shared memory
 static __device__ __forceinline__ bool is_last(const warp_place & place, unsigned * tickets, bool * last) {
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
         unsigned * ticket = tickets + place.seq*gridDim.y + blockIdx.y;
-        *last = atomicAdd(ticket, 1) == gridDim.x - 1;
+        *last = take_ticket(ticket) == gridDim.x - 1;
         if (*last) { *ticket = 0; }
     }
     __syncthreads();
-    __threadfence();
     return *last;
 }
 
@@ -256,7 +283,7 @@ static __device__ __forceinline__ void leave_parts(float * parts, const warp_pla
         const float l = sum_of_columns(out.l[j]);
         const int at = place.warp*place.n_rows + 2*place.t + j;
         if (2*place.t + j < place.n_rows) {
-            if (l != 0.0f) { put_output<D, LV>(out, j, [&](int i, float x) { parts[at*STRIDE + i] = x; }); }
+            if (l != 0.0f) { store_output<D, LV>(out, j, parts + at*STRIDE); }
             if (place.g == 0) { meta[at] = make_float2(out.m[j], l); }
         }
     }
@@ -274,8 +301,8 @@ static __device__ __forceinline__ void combine(const fattn_decode_params & p, co
         for (int task = place.warp; task < place.n_rows*(D/64); task += WARPS) {
             const int col = task/(D/64), first = task%(D/64)*64;
             const int64_t head = (int64_t) place.seq*p.n_head + place.head_kv*p.gqa + col, part = head*p.n_splits;
-            const short_parts from = pass == 0 ? short_parts{ parts + col*STRIDE + first, meta + col, place.n_rows*STRIDE, place.n_rows, WARPS }
-                                               : short_parts{ p.part + part*D + first, p.meta + part, D, 1, p.n_splits };
+            const short_parts from = pass == 0 ? short_parts{ parts + col*STRIDE + first, meta + col, place.n_rows*STRIDE, place.n_rows, WARPS, p.n_splits > 1 }
+                                               : short_parts{ p.part + part*D + first, p.meta + part, D, 1, p.n_splits, true };
             const float sink = whole && p.sinks ? p.sinks[place.head_kv*p.gqa + col]*FATTN_DECODE_LOG2E : FATTN_DECODE_LOWEST;
             short_row r = combine_parts(from, sink);
             if (whole) {
@@ -291,6 +318,13 @@ static __device__ __forceinline__ void combine(const fattn_decode_params & p, co
             return;
         }
     }
+}
+
+// until all tiles that are on their way are there, or all but the last one
+static __device__ __forceinline__ void wait_for_tiles(bool but_last) {
+    if (but_last) { wait_for_copies<1>(); }
+    else          { wait_for_copies<0>(); }
+    __syncthreads();
 }
 
 // how add_tile sees it: 16 positions of one head
@@ -325,21 +359,21 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     tiles.rows   = p.rows;
     tiles.stages = header + fattn_short_header(D, LK::row_bytes(D), LV::row_bytes(D), a.gqa);
     tiles.mask   = a.mask && gridDim.z > 1 ? a.mask + place.seq%a.seq_m*a.nbm3 : a.mask;
-    tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, a.nbk1 };
-    tiles.v = { (char *) a.v + place.seq*a.nbv3 + place.head_kv*a.nbv2, a.nbv1 };
+    tiles.k = { (char *) a.k + place.seq*a.nbk3 + place.head_kv*a.nbk2, (int) a.nbk1 };
+    tiles.v = { (char *) a.v + place.seq*a.nbv3 + place.head_kv*a.nbv2, (int) a.nbv1 };
     const bool store = p.input[1].source.x != nullptr;
     if (!store) { fattn_decode_wait_for_predecessor(); } // for the rows it stored
 
-    const int n_tiles = p.n_tiles, n_preparers = short_preparers<D>(a.gqa);
+    const int n_tiles = p.n_tiles, n_preparers = short_preparers<D>(a.gqa + (store ? 2 : 0));
     const short_shape<D, LK, LV> shape;
     warp_columns<D, LK, 1> columns[1];
     output<D, LV> out[1][1];
-    int  fetched = 0;
-    bool makes   = false; // the token's own rows
 #pragma unroll 1
     for (int i = 0; i < n_tiles; ++i) {
         const int first = i == 0 ? n_preparers*32 : 0, thread = (int) threadIdx.x - first, n = (int) blockDim.x - first;
         if (i == 0 && thread >= 0) {
+            if constexpr (!LK::HALF) { LK::fill_books(books_k, n - 1 - thread, true); } // one of the warps waits for these loads
+            if constexpr (!LV::HALF) { LV::fill_books(books_v, n - 1 - thread, false); }
             if (store) { encoders.prepare(thread, n); }
             if (store && thread == 0) {
                 fetch_position(position_k, p.idx[0]);
@@ -348,32 +382,29 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             }
         }
 #pragma unroll 1
-        for (; fetched < min(i + 2, n_tiles) && thread >= 0; ++fetched) {
-            tiles.load(fetched, a.n_kv, thread, n);
-            if (fetched == 0) { // after the copies: these are loads, which are waited for
-                if constexpr (!LK::HALF) { LK::fill_books(books_k, thread, true); }
-                if constexpr (!LV::HALF) { LV::fill_books(books_v, thread, false); }
-            }
+        for (int next = i == 0 ? 0 : i + 1; next < min(i + 2, n_tiles) && thread >= 0; ++next) {
+            if (i == 0 && next == 1) { loads_issued<D>::wait(); }
+            tiles.load(next, a.n_kv, thread, n);
             fattn_decode_wait_for_predecessor(); // which may have made the mask
-            tiles.load_mask(fetched, a.n_kv, thread, n);
+            tiles.load_mask(next, a.n_kv, thread, n);
+            commit_copies();
         }
-        commit_copies();
+        int n_attending = WARPS;
         if (i == 0) {
-            fetched = min(2, n_tiles); // for those who do not fetch
             if (thread < 0) { short_prepare<D, LK>(p, place, packed, rows, store); }
-            wait_for_copies<0>();
-            __syncthreads();
+            wait_for_tiles(n_tiles > 1);
             tiles.set_fresh(position_of(position_k, p.idx[0]), position_of(position_v, p.idx[1]));
-            makes = tiles.fresh_k >= 0 || tiles.fresh_v >= 0;
-            if (makes && place.warp >= ATTENDING) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
+            if (tiles.makes()) { // in either of them
+                if (n_tiles > 1) { wait_for_tiles(false); }
+                n_attending = ATTENDING;
+                if (place.warp >= ATTENDING) { make_rows(place, tiles, encoders, rows, (char *) (rows + 2*D), made); }
+            }
             columns[0].find_token_slopes(a, place);
             columns[0].take(a, place, packed);
             out[0][0].clear();
-        } else if (n_tiles > 2) {
-            wait_for_copies<1>();
-            __syncthreads();
+        } else if (i > 1 || !tiles.makes()) {
+            wait_for_tiles(i + 1 < n_tiles);
         }
-        const int n_attending = makes && i == 0 ? ATTENDING : WARPS;
         const int turn = (place.warp + i*(WARPS - 1)*(p.rows/16))%WARPS; // the warp after the last one of the tile before is the first
 #pragma unroll 1
         for (int piece = turn; piece < (turn < n_attending ? tiles.pieces(i) : 0); piece += n_attending) {

@@ -4,6 +4,7 @@
 
 #include "fattn-decode-plan.cuh"
 
+#include <climits>
 #include <map>
 #include <mutex>
 
@@ -13,7 +14,7 @@ constexpr int MAX_POSITIONS = 16*1024;
 // whether copies of 16 bytes bring whole rows of a head, and nothing from past the tensor's end
 static bool can_copy(const ggml_tensor * t) {
     const int row = ggml_row_size(t->type, t->ne[0]);
-    return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[3] % 16 == 0 && t->nb[2] % (16 - fattn_short_shift(row)) == 0 &&
+    return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[1] <= INT_MAX && t->nb[3] % 16 == 0 && t->nb[2] % (16 - fattn_short_shift(row)) == 0 &&
         (row % 16 == 0 || (t->nb[2] == (size_t) row && t->nb[1] >= t->ne[2]*t->nb[2]));
 }
 

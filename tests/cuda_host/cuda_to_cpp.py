@@ -6,7 +6,6 @@ import re
 
 _SHARED = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?(\w+)\s+(\w+)\[\];")
 _FENCE = re.compile(r'asm volatile\("fence[^;]*;"[^;]*\);')
-_NAMED_BARRIER = re.compile(r'asm volatile\("bar.sync %0, %1;" :: "r"\((.*)\), "n"\((.*?)\) : "memory"\);')
 _LAUNCH = re.compile(r"(\w+<[\w, ]+>)<<<(.*?)>>>\((.*?)\);")
 # the launch ahead of a kernel that is started early: what it stores is there when it is waited for
 _LATE = re.compile(r"store_late<<<1, 128>>>\(\{ (.*?) \}, \{ (.*?) \}, late_q\);")
@@ -18,7 +17,6 @@ _PARAMETER = ("weigh(uint32_t (&p)[value_traits<D, LV>::SCALES][2]", "weigh(uint
 def kernels(source: str) -> str:
     """Return a header of device code as C++ for `include/fattn-decode-ptx.cuh` of here."""
     source = _SHARED.sub(r"\1 * \2 = (\1 *) shared_memory;", source)
-    source = _NAMED_BARRIER.sub(r"named_barrier(\1, \2);", source)
     return _FENCE.sub("", source).replace(*_PARAMETER)
 
 

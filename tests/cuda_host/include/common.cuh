@@ -59,12 +59,8 @@ inline uint3    init_fastdiv_values(uint64_t d)    { return { 0, 0, (uint32_t) d
 inline uint32_t fastdiv(uint32_t n, uint3 d)       { return n/d.z; }
 inline uint32_t fastmodulo(uint32_t n, uint3 d)    { return n%d.z; }
 
-// blocks run one after another
-inline void __threadfence() {}
-inline unsigned atomicAdd(unsigned * at, unsigned v) { return std::exchange(*at, *at + v); }
-
-// bar.sync of some warps
-inline void named_barrier(int id, int threads) {
+// bar.sync of some warps, or bar.arrive
+inline void named_barrier(int id, int threads, bool wait = true) {
     static std::map<int, std::pair<int, unsigned>> barriers; // how many are there, and how often all were
     auto & [there, turn] = barriers[id];
     if (++there == threads) {
@@ -72,7 +68,7 @@ inline void named_barrier(int id, int threads) {
         ++turn;
         return;
     }
-    host::wait_until([&turn = turn, mine = turn] { return turn != mine; });
+    if (wait) { host::wait_until([&turn = turn, mine = turn] { return turn != mine; }); }
 }
 
 // prmt without a mode

@@ -202,6 +202,11 @@ inline void copy_bulk(void * dst, const void * src, uint32_t bytes, uint64_t * b
 }
 #endif // BULK_COPIES
 
+template <int THREADS> void wait_at_barrier(int id)   { named_barrier(id, THREADS); }
+template <int THREADS> void arrive_at_barrier(int id) { named_barrier(id, THREADS, false); }
+
+inline unsigned take_ticket(unsigned * tickets) { return (*tickets)++; } // blocks run one after another
+
 // ---- kernels one after the other ------------------------------------------------------------------------------------------
 
 inline void fattn_decode_wait_for_predecessor() {

@@ -158,6 +158,7 @@ template <int D, typename LK, typename LV> static void run(const shape & s, char
     CHECK(cudaGetLastError()); CHECK(cudaDeviceSynchronize());
     printf("%s/%s D=%d kv=%d position=%d heads=%dx%d splits=%d%s%s%s regs=%d local=%zu smem=%d", format<LK>::name(), format<LV>::name(), D, s.n_kv, s.position, s.n_head_kv, s.gqa, s.splits,
         s.rotate ? " rot" : "",  s.sinks ? " sinks" : "", s.center ? " center" : "", attr.numRegs, attr.localSizeBytes, smem);
+    if (attr.localSizeBytes > 0) { printf("  SPILLS"); ++failures; } // an access to local memory is a cold one: .9 us a layer
     std::vector<uint8_t> k(hk.size()), v(hv.size());
     std::vector<float> out((size_t) n_head*D);
     CHECK(cudaMemcpy(k.data(), dk[0], k.size(), cudaMemcpyDeviceToHost));
