@@ -60,7 +60,7 @@ template <int D> struct attention_values {
             x[i] = own[i];
             if (!s.neox) {
                 pair[i]        = own[i ^ 1];
-                weight_pair[i] = weight[i ^ 1];
+                weight_pair[i] = weight[i ^ 1]; // nobody's, without a norm
             }
         }
         if (s.weight) {
@@ -90,9 +90,9 @@ private:
     const float * row;
 
     // a run of a row, and what RoPE pairs it with, if that is not its neighbour
-    __device__ __forceinline__ void load_pair(const attention_source & s, const float * row, int i, float (&x)[N], float (&pair)[N]) const {
-        load_run<RUN>(x + i, row + at[i/RUN]);
-        if (s.neox) { load_run<RUN>(pair + i, row + partner(s, at[i/RUN])); }
+    __device__ __forceinline__ void load_pair(const attention_source & s, const float * from, int i, float (&x)[N], float (&partners)[N]) const {
+        load_run<RUN>(x + i, from + at[i/RUN]);
+        if (s.neox) { load_run<RUN>(partners + i, from + partner(s, at[i/RUN])); }
     }
 
     static __device__ __forceinline__ int partner(const attention_source & s, int run) {

@@ -9,7 +9,7 @@
 //   BIAS      what makes an entry the unsigned byte that V uses; K_BIAS the same for the signed byte that K uses
 //   UNIT      the value of one step of an entry
 //   chunk()   chunk j of block b: eight values of a row as 2 x 4 bytes, unsigned if SIGNED is false
-//   index()   which value of the row the e-th value of a chunk is: every bit of (b, j, e) is one bit of it
+//   index()   which value of the row the e-th value of a chunk is: every bit of (b, j, e) is one bit of it, and the lowest two are bits of e
 
 #include "fattn-decode-ptx.cuh"
 #include "turbo-quants-decode.cuh"

@@ -122,7 +122,7 @@ static __device__ __forceinline__ void copy_bulk(void * dst, const void * src, u
 }
 #endif
 
-// A barrier of some of a block's threads, 1 to 15, where some may arrive without waiting for the others.
+// Barriers of THREADS threads, whole warps, of which some may arrive without waiting for the others. id: 1 to 15, for 0 is __syncthreads'
 template <int THREADS> static __device__ __forceinline__ void wait_at_barrier(int id) {
     asm volatile("bar.sync %0, %1;" :: "r"(id), "n"(THREADS) : "memory");
 }
@@ -131,10 +131,11 @@ template <int THREADS> static __device__ __forceinline__ void arrive_at_barrier(
     asm volatile("bar.arrive %0, %1;" :: "r"(id), "n"(THREADS) : "memory");
 }
 
-// Takes the next of some numbers. What a block stored before its barrier can be read, after one, by the blocks that get a later number.
-static __device__ __forceinline__ unsigned take_ticket(unsigned * tickets) {
+// Takes the next of some numbers, for a whole block: by one thread, between two barriers. What the block stored before can be read afterwards by the
+// blocks that get later numbers.
+static __device__ __forceinline__ unsigned take_ticket(unsigned * next) {
     unsigned before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(tickets) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(next) : "memory");
     return before;
 }
 

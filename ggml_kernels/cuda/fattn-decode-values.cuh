@@ -182,6 +182,8 @@ static __device__ __forceinline__ void store_output(const output<D, LV> & out, i
     } else {
         constexpr bool SCALE_P = value_traits<D, LV>::SCALE_P, TAKE_TURNS = LV::index(0, 0, 1) != 1;
         constexpr int  SECOND  = LV::index(0, 0, TAKE_TURNS ? 1 : 4); // a chunk is twice four values that neighbour each other
+        static_assert(LV::index(0, 0, TAKE_TURNS ? 6 : 3) == 3 && LV::index(0, 0, 7) == SECOND + 3, "four values are stored at once");
+        static_assert(SECOND % 4 == 0 && LV::index(0, 1, 0) % 4 == 0 && LV::index(0, 2, 0) % 4 == 0 && LV::index(0, 4, 0) % 4 == 0, "from where 16 bytes begin");
 #pragma unroll
         for (int i = 0; i < D/64; ++i) {
             const float bias = SCALE_P ? out.sums[SCALE_P ? i : 0][j]*(1024.0f + LV::BIAS) : 0.0f;

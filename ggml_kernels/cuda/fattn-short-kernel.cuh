@@ -5,8 +5,8 @@
 //   - a block has one KV head and a run of positions, and makes its queries itself;
 //   - the block that has the token's own position makes and stores its rows of K and V as well, and only the warp that
 //     attends to that position waits for them;
-//   - some warps prepare these rows while the others fetch the cache, of which the first half is attended to while the rest is on its
-//     way; in the block that makes rows some then encode while the others attend;
+//   - some warps prepare these rows while the others fetch the cache, whose first tile is attended to while the next is on its way; the
+//     block that makes rows waits for both, and then some of its warps encode while the others attend;
 //   - warps combine in shared memory, and the block of a head that is done last combines the runs;
 //   - what could be done in two places is done in a loop, for the sake of less code.
 
@@ -62,7 +62,8 @@ static __device__ __forceinline__ void store_run(E & encode, float * values, cha
     }
 }
 
-// What a multiprocessor loads comes in the order in which it asks: what the rows are made of goes before the second tile.
+// What a multiprocessor loads comes in the order in which it asks: what the rows are made of goes before the second tile. The warps that
+// prepare rows arrive, those that fetch wait.
 template <int D> struct loads_issued {
     static __device__ __forceinline__ void arrive() { arrive_at_barrier<fattn_short_warps(D)*32>(15); }
     static __device__ __forceinline__ void wait()   { wait_at_barrier<fattn_short_warps(D)*32>(15); }
@@ -219,7 +220,7 @@ struct short_parts {
     const float2 * meta; // maximum (log2 domain) and sum
     int stride, meta_stride;
     int n;               // at most 32
-    bool many;           // most of them have a sum: the first 16 rows are on their way before that is known, for one wait and not two
+    bool many;           // most of them should have a sum: the first 16 rows are on their way before that is known, for one wait and not two
 };
 
 // 64 values of the row, number lane and lane + 32, its maximum and its sum
@@ -372,7 +373,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
     for (int i = 0; i < n_tiles; ++i) {
         const int first = i == 0 ? n_preparers*32 : 0, thread = (int) threadIdx.x - first, n = (int) blockDim.x - first;
         if (i == 0 && thread >= 0) {
-            if constexpr (!LK::HALF) { LK::fill_books(books_k, n - 1 - thread, true); } // one of the warps waits for these loads
+            if constexpr (!LK::HALF) { LK::fill_books(books_k, n - 1 - thread, true); } // the last warp waits for these loads, for the first has more to do
             if constexpr (!LV::HALF) { LV::fill_books(books_v, n - 1 - thread, false); }
             if (store) { encoders.prepare(thread, n); }
             if (store && thread == 0) {
@@ -402,7 +403,7 @@ __global__ void __launch_bounds__(fattn_short_warps(D)*32, 1) fattn_short(const 
             columns[0].find_token_slopes(a, place);
             columns[0].take(a, place, packed);
             out[0][0].clear();
-        } else if (i > 1 || !tiles.makes()) {
+        } else if (i > 1 || !tiles.makes()) { // a block that makes rows has waited for its second tile
             wait_for_tiles(i + 1 < n_tiles);
         }
         const int turn = (place.warp + i*(WARPS - 1)*(p.rows/16))%WARPS; // the warp after the last one of the tile before is the first

@@ -48,9 +48,9 @@ static __host__ __device__ constexpr int fattn_short_header(int d, int row_k, in
 // parts of the warps take the place of the tiles
 static __host__ __device__ constexpr int fattn_short_parts(int d, int gqa) { return fattn_short_warps(d)*gqa*(fattn_short_part_stride(d)*4 + 8); }
 
-// Shares positions among attention.n_splits blocks, each in as few tiles as two stages have room for: what is fetched before the first
-// tile is attended to costs no wait. A run that gives each warp no more than a piece is one tile, any other at least two, for the warps that
-// encode the token's own rows join at the second. Returns the bytes of shared memory, more than `room` where two tiles of a piece for each warp do not fit:
+// Shares positions among attention.n_splits blocks, each in as few tiles as two stages have room for: with no more than two, no copy waits for a stage
+// to become free. A run that gives each warp no more than a piece is one tile, any other at least two, for the first is attended to while the second is on
+// its way, and the warps that encode the token's own rows join at the second. Returns the bytes of shared memory, more than `room` where two tiles of a piece for each warp do not fit:
 // with less the other kernels are kept, and whether they serve a context does not hang on how it is cut.
 static inline int fattn_short_share(fattn_short_params & p, int d, int row_k, int row_v, int gqa, int n_kv, int room) {
     const int pieces = (n_kv + 15)/16, n_splits = p.attention.n_splits, least = fattn_short_warps(d);

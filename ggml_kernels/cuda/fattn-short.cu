@@ -11,7 +11,7 @@
 // Up to here fewer launches are worth more than how fast the cache is read.
 constexpr int MAX_POSITIONS = 16*1024;
 
-// whether copies of 16 bytes bring whole rows of a head, and nothing from past the tensor's end
+// whether copies of 16 bytes bring whole rows of a head, and nothing from past the tensor's end; the kernel has nb[1] as an int
 static bool can_copy(const ggml_tensor * t) {
     const int row = ggml_row_size(t->type, t->ne[0]);
     return (uintptr_t) t->data % 16 == 0 && t->nb[1] % 16 == 0 && t->nb[1] <= INT_MAX && t->nb[3] % 16 == 0 && t->nb[2] % (16 - fattn_short_shift(row)) == 0 &&

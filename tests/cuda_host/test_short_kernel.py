@@ -21,7 +21,7 @@ _KERNELS = (
     *on_cpu.DECODE_KERNELS,
     *("attention-encode", "attention-source", "turbo-quants-encode", "fattn-short-kernel", "fattn-short-params"),
 )
-_CASES = 15
+_CASES = 18
 
 
 def _run(out: Path, *faults: on_cpu.Fault, early: bool) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,7 @@ def test_the_kernel_agrees_with_float64(early: bool, tmp_path: Path) -> None:
         pytest.param("min(place.split, p.more))*16", "0)*16", id="runs that overlap"),
         pytest.param("if (tiles.awaits(i, piece)) { barrier_wait(made, 0); }", "", id="the token's rows too early"),
         pytest.param("wait_for_copies<1>();", "", id="a tile read before it is there"),
+        pytest.param("if (n_tiles > 1) { wait_for_tiles(false); }", "", id="a row that is made, and then fetched"),
     ],
 )
 def test_a_fault_is_seen(text: str, instead: str, tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ inline uint32_t fastdiv(uint32_t n, uint3 d)       { return n/d.z; }
 inline uint32_t fastmodulo(uint32_t n, uint3 d)    { return n%d.z; }
 
 // bar.sync of some warps, or bar.arrive
+inline std::map<int, std::pair<int, unsigned>> named_barriers; // how many are there, and how often all were
 inline void named_barrier(int id, int threads, bool wait = true) {
-    static std::map<int, std::pair<int, unsigned>> barriers; // how many are there, and how often all were
-    auto & [there, turn] = barriers[id];
+    auto & [there, turn] = named_barriers[id];
     if (++there == threads) {
         there = 0;
         ++turn;

@@ -107,6 +107,9 @@ inline std::function<void()> kernel_ahead;                       // what it stor
 
 inline void forget_block() {
     if (!on_their_way.empty()) { host::fail("copies that nobody waited for", (int) on_their_way.size()); }
+    for (const auto & [id, state] : named_barriers) {
+        if (state.first != 0) { host::fail("arrivals that nobody waited for, at barrier", id); }
+    }
     barriers.clear();
     copies_of_thread.clear();
     host::arrivals = [] {

@@ -195,13 +195,14 @@ template <typename LK, typename LV> static void check_pair() {
 }
 
 // two tiles, also with more pieces than warps, and three, the token's rows in the first, the last and one that is not fetched yet; V elsewhere than K;
-// runs that differ; heads of each size
+// runs that differ; heads of each size; a block of four tiles that makes no rows
 template <typename LK, typename LV> static void check_small() {
     run<128, LK, LV>({  512, 4, 2,  300,    1, true,  true,  true  }, nullptr);
     run<128, LK, LV>({ 1040, 4, 2, 1000,    2, true,  false, false, 211 }, nullptr);
     run<128, LK, LV>({  768, 4, 3,  760,    1, true,  true,  false, 700, 0 }, nullptr);
     run< 64, LK, LV>({  600, 8, 8,  555,    2, true,  false, true  }, nullptr);
     run<256, LK, LV>({  400, 2, 2,  200,    3, false, true,  false, 150 }, nullptr);
+    run<128, LK, LV>({ 1552, 4, 2, 1500,    2, true,  false, false, 0, 0 }, nullptr);
 }
 
 template <typename LK, typename LV> static void time_pair(char * weights) {
