@@ -130,8 +130,8 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         Fault(
             name="the second half of V is zero in the decode kernel",
             file="src/ggml-cuda/fattn-decode-values.cuh",
-            pattern=r"(put\(LV::index\(b, k, e\),\s+\(out\.o\[i\]\[j\]\s+- bias\)\*)LV::UNIT",
-            instead=r"\1(2*LV::index(b, k, e) < D ? LV::UNIT : 0.0f)",
+            pattern=r"(x\[e\] = \(out\.o\[i\*4 \+ e/2\]\[j \+ e%2\*2\] - bias\)\*)LV::UNIT",
+            instead=r"\1(128*i < D ? LV::UNIT : 0.0f)",
             library="ggml-cuda",
             rebuilt=("/fattn-decode-turbo4-turbo4.cu.o",),
             cases=("FLASH_ATTN_EXT turbo4/turbo4 128",),
